@@ -1,0 +1,428 @@
+//! Every command with its flags.
+
+use super::flag::{Flag, many, one, switch};
+use super::{Command, Group};
+use crate::commands;
+
+/// Words that lead to further commands.
+pub(crate) const GROUPS: [Group; 3] = [
+    Group { name: "container", about: "Manage containers" },
+    Group { name: "image", about: "Manage images" },
+    Group { name: "system", about: "Manage Corten" },
+];
+
+/// Flags before the command.
+pub(crate) const GLOBALS: &[Flag] = &[
+    one("root", "DIR", "Durable state [default: /var/lib/corten, or $XDG_DATA_HOME/corten]"),
+    one("run-root", "DIR", "Run state [default: /run/corten, or $XDG_RUNTIME_DIR/corten]"),
+    switch("systemd-cgroup", "Let systemd make the cgroups"),
+    switch("version", "Show the version").short('v'),
+    one("config", "DIR", "Client configuration").later("Corten reads no client configuration"),
+    one("context", "NAME", "Context").short('c').later("Corten works on this machine alone"),
+    switch("debug", "Debug mode").short('D').later("errors name every cause without it"),
+    many("host", "URL", "Daemon socket").short('H').later("there is no daemon: the command does the work itself"),
+    one("log-level", "LEVEL", "Logging level").short('l').later("errors name every cause without it"),
+    switch("tls", "Use TLS").later("there is no daemon to connect to"),
+    one("tlscacert", "FILE", "Trusted certificates").later("there is no daemon to connect to"),
+    one("tlscert", "FILE", "TLS certificate").later("there is no daemon to connect to"),
+    one("tlskey", "FILE", "TLS key").later("there is no daemon to connect to"),
+    switch("tlsverify", "Use TLS and verify").later("there is no daemon to connect to"),
+];
+
+/// The program itself: its flags come before the command.
+pub(crate) static PROGRAM: Command = Command {
+    path: &[],
+    aliases: &[],
+    about: "The container stack as one program",
+    operands: "COMMAND",
+    arity: (0, ANY),
+    ends_at_operand: true,
+    flags: GLOBALS,
+    notes: "",
+    hidden: false,
+    run: commands::documents::help,
+};
+
+const NETWORKS: &str = "it comes with networks; use `--network none` or `--network host`";
+const SUPERVISOR: &str = "it comes with the supervisor's restart policies and health checks";
+const LIMITS: &str = "it comes with the remaining cgroup limits; `-m`, `--cpus` and `--pids-limit` work";
+const NAMESPACES: &str = "it comes with namespace modes; every container has namespaces of its own";
+const VOLUMES: &str = "it comes with volumes; bind a directory with `-v DIR:DIR`";
+const WINDOWS: &str = "it is for containers of Windows";
+const ATTACH: &str = "it comes with `attach`; without it all streams are attached, with `-d` none";
+
+/// Docker 28's flags of `run`, and ours: `--rootfs`.
+const RUN: &[Flag] = &[
+    many("add-host", "HOST:IP", "Add a host to /etc/hosts").later(NETWORKS),
+    many("annotation", "NAME=VALUE", "Annotation for the OCI runtime").later("it comes with other runtimes"),
+    many("attach", "STREAM", "Attach to stdin, stdout or stderr").short('a').later(ATTACH),
+    one("blkio-weight", "NUMBER", "Block I/O weight").later_unless(&["0"], LIMITS),
+    many("blkio-weight-device", "DEVICE:WEIGHT", "Block I/O weight of a device").later(LIMITS),
+    many("cap-add", "CAPABILITY", "Add a capability; `ALL` is every one"),
+    many("cap-drop", "CAPABILITY", "Drop a capability; `ALL` is every one"),
+    one("cgroup-parent", "CGROUP", "Parent cgroup").later_unless(&[""], LIMITS),
+    one("cgroupns", "MODE", "Cgroup namespace").later_unless(&[""], NAMESPACES),
+    one("cidfile", "FILE", "Write the container's id to a file, which must not exist"),
+    one("cpu-count", "NUMBER", "CPU count").later(WINDOWS),
+    one("cpu-percent", "NUMBER", "CPU percent").later(WINDOWS),
+    one("cpu-period", "MICROSECONDS", "CFS period").later("use `--cpus`"),
+    one("cpu-quota", "MICROSECONDS", "CFS quota").later("use `--cpus`"),
+    one("cpu-rt-period", "MICROSECONDS", "Real-time period").later(LIMITS),
+    one("cpu-rt-runtime", "MICROSECONDS", "Real-time runtime").later(LIMITS),
+    one("cpu-shares", "WEIGHT", "CPU weight").short('c'),
+    one("cpus", "DECIMAL", "Number of CPUs"),
+    one("cpuset-cpus", "LIST", "CPUs to run on (0-3, 0,1)"),
+    one("cpuset-mems", "LIST", "Memory nodes to use (0-3, 0,1)"),
+    switch("detach", "Run in the background and print the container's id").short('d'),
+    one("detach-keys", "KEYS", "Key sequence that detaches").later(ATTACH),
+    many("device", "PATH[:PATH][:rwm]", "Show a device of the host inside"),
+    many("device-cgroup-rule", "RULE", "Device rule").later("use `--device`"),
+    many("device-read-bps", "DEVICE:RATE", "Limit reads").later(LIMITS),
+    many("device-read-iops", "DEVICE:RATE", "Limit reads").later(LIMITS),
+    many("device-write-bps", "DEVICE:RATE", "Limit writes").later(LIMITS),
+    many("device-write-iops", "DEVICE:RATE", "Limit writes").later(LIMITS),
+    switch("disable-content-trust", "Skip image verification")
+        .later_unless(&["true", "1", "t", "T", "TRUE", "True"], "every blob's digest is verified"),
+    many("dns", "ADDRESS", "DNS server").later(NETWORKS),
+    many("dns-option", "OPTION", "DNS option").alias(&["dns-opt"]).later(NETWORKS),
+    many("dns-search", "DOMAIN", "DNS search domain").later(NETWORKS),
+    one("domainname", "NAME", "NIS domain name"),
+    one("entrypoint", "PROGRAM", "Replace the image's entry point; an empty one removes it"),
+    many("env", "NAME[=VALUE]", "Set a variable; without a value it is taken from here").short('e'),
+    many("env-file", "FILE", "Read variables from a file, one a line"),
+    many("expose", "PORT", "Expose a port").later(NETWORKS),
+    one("gpus", "REQUEST", "GPUs").later("use `--device`"),
+    many("group-add", "GROUP", "Add a supplementary group"),
+    one("health-cmd", "COMMAND", "Health check").later(SUPERVISOR),
+    one("health-interval", "DURATION", "Time between checks").later(SUPERVISOR),
+    one("health-retries", "NUMBER", "Failures until unhealthy").later(SUPERVISOR),
+    one("health-start-interval", "DURATION", "Time between checks at the start").later(SUPERVISOR),
+    one("health-start-period", "DURATION", "Grace at the start").later(SUPERVISOR),
+    one("health-timeout", "DURATION", "Time for one check").later(SUPERVISOR),
+    one("hostname", "NAME", "Host name inside").short('h'),
+    switch("init", "Run a small pid 1 that forwards signals and reaps processes"),
+    switch("interactive", "Keep standard input open").short('i'),
+    one("io-maxbandwidth", "BYTES", "I/O bandwidth").later(WINDOWS),
+    one("io-maxiops", "NUMBER", "I/O operations").later(WINDOWS),
+    one("ip", "ADDRESS", "IPv4 address").later(NETWORKS),
+    one("ip6", "ADDRESS", "IPv6 address").later(NETWORKS),
+    one("ipc", "MODE", "IPC namespace").later_unless(&["", "private"], NAMESPACES),
+    one("isolation", "TECHNOLOGY", "Isolation technology").later_unless(&["", "default"], WINDOWS),
+    one("kernel-memory", "BYTES", "Kernel memory limit").later("the kernel no longer has it; use `-m`"),
+    many("label", "NAME[=VALUE]", "Set a label").short('l'),
+    many("label-file", "FILE", "Read labels from a file, one a line"),
+    many("link", "CONTAINER", "Link to a container").later(NETWORKS),
+    many("link-local-ip", "ADDRESS", "Link-local address").later(NETWORKS),
+    one("log-driver", "DRIVER", "Log driver")
+        .later_unless(&["", "json-file"], "it comes with `logs`; the log is json-file"),
+    many("log-opt", "OPTION", "Log option").later("it comes with `logs`"),
+    one("mac-address", "ADDRESS", "MAC address").later(NETWORKS),
+    one("memory", "BYTES", "Memory limit (512m, 2g)").short('m'),
+    one("memory-reservation", "BYTES", "Memory soft limit"),
+    one("memory-swap", "BYTES", "Limit of memory and swap together; -1 is no limit of swap"),
+    one("memory-swappiness", "PERCENT", "Swappiness").later_unless(&["-1"], LIMITS),
+    many("mount", "MOUNT", "Attach a mount: type=bind|tmpfs,src=PATH,dst=PATH,readonly,…"),
+    one("name", "NAME", "Name of the container"),
+    many("network", "NETWORK", "Network: none or host").alias(&["net"]),
+    many("network-alias", "NAME", "Name on the network").alias(&["net-alias"]).later(NETWORKS),
+    // No container is probed yet, which is what it asks for.
+    switch("no-healthcheck", "Run no health check of the image")
+        .later_unless(&["true", "1", "t", "T", "TRUE", "True"], SUPERVISOR),
+    switch("oom-kill-disable", "Disable the OOM killer").later(LIMITS),
+    one("oom-score-adj", "NUMBER", "OOM score adjustment (-1000 to 1000)"),
+    one("pid", "MODE", "PID namespace").later_unless(&[""], NAMESPACES),
+    one("pids-limit", "NUMBER", "Most processes; -1 is no limit"),
+    one("platform", "OS/ARCH", "Platform of the image"),
+    switch("privileged", "Every capability and device, no filter of system calls, no masked paths"),
+    many("publish", "PORT", "Publish a port").short('p').later(NETWORKS),
+    switch("publish-all", "Publish all exposed ports").short('P').later(NETWORKS),
+    one("pull", "POLICY", "missing or never: images come from `corten load`"),
+    switch("quiet", "Print no progress").short('q'),
+    switch("read-only", "Mount the root file system read-only"),
+    one("restart", "POLICY", "Restart policy").later_unless(&["no", ""], SUPERVISOR),
+    switch("rm", "Remove the container once it has ended"),
+    switch("rootfs", "The first operand is a directory that is the root, not an image (Corten's own)"),
+    one("runtime", "NAME", "OCI runtime").later_unless(&["", "corten"], "containers run in Corten's own runtime"),
+    many(
+        "security-opt",
+        "OPTION",
+        "no-new-privileges, seccomp=FILE|unconfined, apparmor=PROFILE, label=…, systempaths=unconfined",
+    ),
+    one("shm-size", "BYTES", "Size of /dev/shm [default: 64m]"),
+    switch("sig-proxy", "Forward signals to the program [default: true]"),
+    one("stop-signal", "SIGNAL", "Signal that asks the program to end"),
+    one("stop-timeout", "SECONDS", "Time to stop").later("it comes with `stop`"),
+    many("storage-opt", "OPTION", "Storage option").later("it comes with quotas"),
+    many("sysctl", "NAME=VALUE", "Set a namespaced kernel parameter"),
+    many("tmpfs", "PATH[:OPTIONS]", "Mount a tmpfs"),
+    switch("tty", "Give the program a terminal").short('t'),
+    many("ulimit", "NAME=SOFT[:HARD]", "Limit of each process"),
+    switch("use-api-socket", "Show docker's socket inside").later("there is no daemon"),
+    one("user", "USER[:GROUP]", "User and group, by name or number").short('u'),
+    one("userns", "MODE", "User namespace").later_unless(&[""], NAMESPACES),
+    one("uts", "MODE", "UTS namespace").later_unless(&[""], NAMESPACES),
+    many("volume", "HOST:INSIDE[:OPTIONS]", "Bind a file or directory").short('v'),
+    one("volume-driver", "DRIVER", "Volume driver").later_unless(&["", "local"], VOLUMES),
+    many("volumes-from", "CONTAINER", "Volumes of another container").later(VOLUMES),
+    one("workdir", "PATH", "Working directory inside").short('w'),
+];
+
+const LOAD: &[Flag] = &[
+    one("input", "FILE", "Read the archive from a file instead of standard input").short('i'),
+    switch("quiet", "Print no progress").short('q'),
+    many("platform", "OS/ARCH", "Load only this platform").later("the platform of this machine is loaded"),
+];
+
+const IMAGES: &[Flag] = &[
+    switch("all", "Show all images, as is done without it: no intermediate ones are kept").short('a'),
+    switch("digests", "Show digests"),
+    many("filter", "NAME=VALUE", "before, dangling, label, reference, since").short('f'),
+    one("format", "FORMAT", "table, table TEMPLATE, json or a Go template"),
+    switch("no-trunc", "Show whole ids"),
+    switch("quiet", "Show ids alone").short('q'),
+    switch("tree", "Show platforms as a tree").later("one platform of an image is stored"),
+];
+
+const PS: &[Flag] = &[
+    switch("all", "Show containers in every state, not only running ones").short('a'),
+    many("filter", "NAME=VALUE", "ancestor, before, exited, health, id, label, name, network, since, status, volume")
+        .short('f'),
+    one("format", "FORMAT", "table, table TEMPLATE, json or a Go template"),
+    one("last", "NUMBER", "Show the newest NUMBER containers in every state").short('n'),
+    switch("latest", "Show the newest container in any state").short('l'),
+    switch("no-trunc", "Show whole values"),
+    switch("quiet", "Show ids alone").short('q'),
+    switch("size", "Show sizes").short('s').later("sizes of containers come with `system df`"),
+];
+
+const RM: &[Flag] = &[
+    switch("force", "Kill a running container first").short('f'),
+    switch("link", "Remove a link").short('l').later("links come with networks"),
+    // There are no anonymous volumes yet, so nothing is left out.
+    switch("volumes", "Remove anonymous volumes too").short('v'),
+];
+
+const RMI: &[Flag] = &[
+    switch("force", "Remove even where several names or stopped containers need it").short('f'),
+    switch("no-prune", "Keep untagged parents").later("images have no parents of their own here"),
+    many("platform", "OS/ARCH", "Remove only this platform").later("one platform of an image is stored"),
+];
+
+const FORMAT: Flag = one("format", "FORMAT", "json or a Go template").short('f');
+const SIZE: Flag = switch("size", "Show sizes").short('s').later("sizes of containers come with `system df`");
+
+const INSPECT: &[Flag] = &[FORMAT, SIZE, one("type", "TYPE", "container or image")];
+const INSPECT_CONTAINER: &[Flag] = &[FORMAT, SIZE];
+const INSPECT_IMAGE: &[Flag] =
+    &[FORMAT, one("platform", "OS/ARCH", "Inspect this platform").later("one platform of an image is stored")];
+const FORMATTED: &[Flag] = &[FORMAT];
+
+const ANY: usize = usize::MAX;
+
+/// A command's row; what most rows leave as it is.
+const fn command(
+    path: &'static [&'static str],
+    about: &'static str,
+    run: fn(&mut commands::Context<'_>, &super::Parsed) -> Result<u8, crate::Failure>,
+) -> Command {
+    Command {
+        path,
+        aliases: &[],
+        about,
+        operands: "",
+        arity: (0, 0),
+        ends_at_operand: false,
+        flags: &[],
+        notes: "",
+        hidden: false,
+        run,
+    }
+}
+
+const RUN_COMMAND: Command = Command {
+    operands: "IMAGE [COMMAND] [ARG...]",
+    arity: (1, ANY),
+    ends_at_operand: true,
+    flags: RUN,
+    notes: "\
+IMAGE is one of
+  hello                     the image inside the binary: shows what isolates it
+  host                      this machine's own root, read-only below a throw-away layer
+  NAME[:TAG], ID            an image of the store (`corten load`, `corten images`)
+  oci:DIR[:TAG]             an OCI layout on disk
+  docker-archive:FILE[:REF] what `docker save` writes
+  DIR, with --rootfs        a directory that is the root itself
+
+The exit code is the program's; 125 says that Corten failed, 126 that the program cannot be
+executed, 127 that there is no such program, 128+N that signal N killed it.",
+    ..command(&["run"], "Create and start a container", commands::run::run)
+};
+const PS_COMMAND: Command = Command { flags: PS, ..command(&["ps"], "List containers", commands::ps::run) };
+const RM_COMMAND: Command = Command {
+    operands: "CONTAINER [CONTAINER...]",
+    arity: (1, ANY),
+    flags: RM,
+    ..command(&["rm"], "Remove containers", commands::rm::run)
+};
+const LOAD_COMMAND: Command =
+    Command { flags: LOAD, ..command(&["load"], "Load images from an archive", commands::load::run) };
+const IMAGES_COMMAND: Command = Command {
+    operands: "[REPOSITORY[:TAG]]",
+    arity: (0, 1),
+    flags: IMAGES,
+    ..command(&["images"], "List images", commands::images::run)
+};
+const RMI_COMMAND: Command = Command {
+    operands: "IMAGE [IMAGE...]",
+    arity: (1, ANY),
+    flags: RMI,
+    ..command(&["rmi"], "Remove images", commands::rmi::run)
+};
+const TAG_COMMAND: Command = Command {
+    operands: "SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]",
+    arity: (2, 2),
+    ..command(&["tag"], "Give an image a further name", commands::tag::run)
+};
+const INFO_COMMAND: Command = Command {
+    flags: FORMATTED,
+    ..command(&["info"], "Show what this machine and this engine are", commands::info::run)
+};
+
+/// Every command, in the order of help.
+pub(crate) static COMMANDS: &[Command] = &[
+    RUN_COMMAND,
+    PS_COMMAND,
+    RM_COMMAND,
+    Command {
+        operands: "NAME|ID [NAME|ID...]",
+        arity: (1, ANY),
+        flags: INSPECT,
+        ..command(&["inspect"], "Show containers and images in full", commands::inspect::run)
+    },
+    LOAD_COMMAND,
+    IMAGES_COMMAND,
+    RMI_COMMAND,
+    TAG_COMMAND,
+    INFO_COMMAND,
+    Command { flags: FORMATTED, ..command(&["version"], "Show the version", commands::version::run) },
+    Command {
+        operands: "bash|elvish|fish|powershell|zsh",
+        arity: (1, 1),
+        notes: "For bash: `corten completion bash >/etc/bash_completion.d/corten`",
+        ..command(&["completion"], "Print completions for a shell", commands::documents::completion)
+    },
+    Command {
+        operands: "DIRECTORY",
+        arity: (1, 1),
+        hidden: true,
+        ..command(&["man"], "Write man pages into a directory", commands::documents::man)
+    },
+    Command {
+        operands: "[COMMAND...]",
+        arity: (0, ANY),
+        ..command(&["help"], "Show help of a command", commands::documents::help)
+    },
+    Command { path: &["container", "run"], ..RUN_COMMAND },
+    Command { path: &["container", "ls"], aliases: &["ps", "list"], ..PS_COMMAND },
+    Command { path: &["container", "rm"], aliases: &["remove"], ..RM_COMMAND },
+    Command {
+        operands: "CONTAINER [CONTAINER...]",
+        arity: (1, ANY),
+        flags: INSPECT_CONTAINER,
+        ..command(&["container", "inspect"], "Show containers in full", commands::inspect::containers)
+    },
+    Command { path: &["image", "ls"], aliases: &["list"], ..IMAGES_COMMAND },
+    Command { path: &["image", "load"], ..LOAD_COMMAND },
+    Command { path: &["image", "rm"], aliases: &["remove"], ..RMI_COMMAND },
+    Command { path: &["image", "tag"], ..TAG_COMMAND },
+    Command {
+        operands: "IMAGE [IMAGE...]",
+        arity: (1, ANY),
+        flags: INSPECT_IMAGE,
+        ..command(&["image", "inspect"], "Show images in full", commands::inspect::images)
+    },
+    Command { path: &["system", "info"], ..INFO_COMMAND },
+];
+
+/// Docker's commands that are not here yet, so that they are refused by name.
+pub(crate) const LATER: &[&str] = &[
+    "attach",
+    "build",
+    "builder",
+    "buildx",
+    "checkpoint",
+    "commit",
+    "compose",
+    "config",
+    "context",
+    "cp",
+    "create",
+    "diff",
+    "events",
+    "exec",
+    "export",
+    "history",
+    "import",
+    "kill",
+    "login",
+    "logout",
+    "logs",
+    "manifest",
+    "network",
+    "node",
+    "pause",
+    "plugin",
+    "port",
+    "prune",
+    "pull",
+    "push",
+    "rename",
+    "restart",
+    "save",
+    "search",
+    "secret",
+    "service",
+    "stack",
+    "start",
+    "stats",
+    "stop",
+    "swarm",
+    "top",
+    "trust",
+    "unpause",
+    "update",
+    "volume",
+    "wait",
+];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn no_flag_and_no_command_has_two_meanings() {
+        for command in COMMANDS.iter().chain([&PROGRAM]) {
+            let (mut longs, mut shorts) = (BTreeSet::new(), BTreeSet::new());
+            for flag in command.flags {
+                let fresh = std::iter::once(&flag.long).chain(flag.aliases).all(|name| longs.insert(*name));
+                assert!(
+                    fresh && flag.short.is_none_or(|letter| shorts.insert(letter)),
+                    "{} {}",
+                    command.full_name(),
+                    flag.long
+                );
+            }
+        }
+        let mut names = BTreeSet::new();
+        for command in COMMANDS {
+            let (last, groups) = command.path.split_last().unwrap();
+            assert!(groups.iter().all(|group| GROUPS.iter().any(|known| known.name == *group)));
+            for name in std::iter::once(last).chain(command.aliases) {
+                assert!(names.insert((groups, *name)), "{groups:?} {name}");
+                assert!(!LATER.contains(name), "{name} is here and is not");
+            }
+        }
+    }
+}

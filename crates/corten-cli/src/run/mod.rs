@@ -1,0 +1,206 @@
+//! `corten run`: its flags read into what the engine is asked for.
+
+pub(crate) mod key_values;
+pub(crate) mod mounts;
+pub(crate) mod values;
+
+use corten_engine::{CreateRequest, ImageSource, NetworkMode, Resources, Seccomp, SecurityOptions};
+use corten_types::{Error, ErrorKind, Reference, Result};
+
+use crate::Environment;
+use crate::command_line::Parsed;
+
+/// The container that the flags and operands ask for.
+pub(crate) fn create_request(parsed: &Parsed, environment: &Environment) -> Result<CreateRequest> {
+    let (image, command) = parsed.operands.split_first().ok_or_else(|| Error::invalid("no image is named"))?;
+    check_pull(parsed)?;
+    check_platform(parsed)?;
+    let owned = |name: &str| parsed.last(name).filter(|value| !value.is_empty()).map(str::to_owned);
+    let is_rootfs = parsed.is_on("rootfs");
+    let mut request = CreateRequest::new(
+        source(image, is_rootfs, environment)?,
+        if is_rootfs { String::new() } else { image.clone() },
+    );
+    request.command = command.to_vec();
+    request.name = owned("name");
+    request.entrypoint = parsed.last("entrypoint").map(|program| match program {
+        "" => Vec::new(),
+        program => vec![program.to_owned()],
+    });
+    request.env = variables(parsed, environment)?;
+    request.labels = key_values::map(&labels(parsed, environment)?);
+    request.workdir = working_directory(parsed)?;
+    request.user = owned("user");
+    request.groups_add = parsed.list("group-add");
+    request.hostname = owned("hostname");
+    request.domainname = owned("domainname");
+    request.mounts = mounts(parsed, environment)?;
+    request.read_only = parsed.is_on("read-only");
+    request.capabilities_add = parsed.list("cap-add");
+    request.capabilities_drop = parsed.list("cap-drop");
+    request.privileged = parsed.is_on("privileged");
+    request.security = security(parsed, environment)?;
+    request.devices = parsed.read("device", values::device)?;
+    request.ulimits = parsed.read("ulimit", values::ulimit)?;
+    request.sysctls = parsed.read("sysctl", values::sysctl)?.into_iter().collect();
+    request.init = parsed.is_on("init");
+    request.resources = resources(parsed)?;
+    request.shm_size_bytes = parsed.read_last("shm-size", values::bytes)?;
+    request.oom_score_adj = parsed.read_last("oom-score-adj", oom_score_adjustment)?;
+    request.network = network(parsed)?;
+    request.stop_signal = stop_signal(parsed)?;
+    request.terminal = parsed.is_on("tty");
+    request.open_stdin = parsed.is_on("interactive");
+    request.remove_on_exit = parsed.is_on("rm");
+    Ok(request)
+}
+
+fn source(image: &str, is_rootfs: bool, environment: &Environment) -> Result<ImageSource> {
+    if is_rootfs {
+        return Ok(ImageSource::Rootfs(environment.absolute(image)));
+    }
+    Ok(match ImageSource::parse(image)? {
+        ImageSource::OciLayout(path, tag) => ImageSource::OciLayout(environment.absolute(path), tag),
+        ImageSource::DockerArchive(path, name) => ImageSource::DockerArchive(environment.absolute(path), name),
+        ImageSource::Reference(name) => {
+            let is_id = name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+            if !is_id {
+                Reference::parse(&name).map_err(|error| error.context("invalid reference format"))?;
+            }
+            ImageSource::Reference(name)
+        }
+        other => other,
+    })
+}
+
+fn check_pull(parsed: &Parsed) -> Result<()> {
+    match parsed.last("pull") {
+        None | Some("missing" | "never") => Ok(()),
+        Some("always") => {
+            Err(Error::new(ErrorKind::Unsupported, "`--pull always` is not supported yet: it comes with registries")
+                .hint("load the image with `corten load -i FILE`"))
+        }
+        Some(other) => Err(Error::invalid(format!(
+            "invalid pull option: '{other}': must be one of \"always\", \"missing\" or \"never\""
+        ))),
+    }
+}
+
+fn check_platform(parsed: &Parsed) -> Result<()> {
+    let architecture = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    let here = format!("linux/{architecture}");
+    match parsed.last("platform") {
+        Some(platform)
+            if !platform.is_empty() && platform != here && platform != "linux" && platform != architecture =>
+        {
+            let message = format!("platform `{platform}` cannot run here");
+            Err(Error::new(ErrorKind::Unsupported, message).hint(format!("this machine runs `{here}`")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn variables(parsed: &Parsed, environment: &Environment) -> Result<Vec<String>> {
+    let mut words = Vec::new();
+    for file in parsed.all("env-file") {
+        words.extend(key_values::variables_of(file, environment)?);
+    }
+    words.extend(parsed.read("env", |word| key_values::variable(word, environment))?);
+    Ok(words)
+}
+
+fn labels(parsed: &Parsed, environment: &Environment) -> Result<Vec<String>> {
+    let mut words = Vec::new();
+    for file in parsed.all("label-file") {
+        words.extend(key_values::labels_of(file, environment)?);
+    }
+    words.extend(parsed.read("label", values::label)?);
+    Ok(words)
+}
+
+fn working_directory(parsed: &Parsed) -> Result<Option<String>> {
+    match parsed.last("workdir") {
+        None | Some("") => Ok(None),
+        Some(path) if path.starts_with('/') => Ok(Some(path.to_owned())),
+        Some(path) => {
+            Err(Error::invalid(format!("the working directory '{path}' is invalid, it needs to be an absolute path")))
+        }
+    }
+}
+
+fn mounts(parsed: &Parsed, environment: &Environment) -> Result<Vec<corten_engine::Mount>> {
+    let here = &environment.working_directory;
+    let mut mounts = parsed.read("volume", |text| mounts::volume(text, here))?;
+    mounts.extend(parsed.read("mount", |text| mounts::mount(text, here))?);
+    mounts.extend(parsed.read("tmpfs", mounts::tmpfs)?);
+    for (index, mount) in mounts.iter().enumerate() {
+        let place = |mount: &corten_engine::Mount| mount.destination.trim_end_matches('/').to_owned();
+        if mounts[..index].iter().any(|earlier| place(earlier) == place(mount)) {
+            return Err(Error::invalid(format!("Duplicate mount point: {}", mount.destination)));
+        }
+    }
+    Ok(mounts)
+}
+
+fn security(parsed: &Parsed, environment: &Environment) -> Result<SecurityOptions> {
+    let mut options = SecurityOptions::parse(&parsed.list("security-opt"))?;
+    if let Seccomp::File(path) = &options.seccomp {
+        options.seccomp = Seccomp::File(environment.absolute(path));
+    }
+    Ok(options)
+}
+
+fn resources(parsed: &Parsed) -> Result<Resources> {
+    let text = |name: &str| parsed.last(name).filter(|value| !value.is_empty()).map(str::to_owned);
+    // Docker reads 0 as "no limit" everywhere.
+    let set = |value: Option<u64>| value.filter(|value| *value != 0);
+    let shares = |text: &str| {
+        let shares = values::integer(text)?;
+        u64::try_from(shares).map_err(|_| format!("invalid CPU shares: {shares}"))
+    };
+    Ok(Resources {
+        memory_bytes: set(parsed.read_last("memory", values::bytes)?),
+        memory_swap_bytes: parsed.read_last("memory-swap", values::bytes_or_unlimited)?.filter(|value| *value != 0),
+        memory_reservation_bytes: set(parsed.read_last("memory-reservation", values::bytes)?),
+        nano_cpus: set(parsed.read_last("cpus", values::nano_cpus)?),
+        cpu_shares: set(parsed.read_last("cpu-shares", shares)?),
+        cpuset_cpus: text("cpuset-cpus"),
+        cpuset_mems: text("cpuset-mems"),
+        pids_limit: parsed.read_last("pids-limit", values::integer)?.filter(|value| *value != 0),
+    })
+}
+
+fn oom_score_adjustment(text: &str) -> Result<i32, String> {
+    let number = values::integer(text)?;
+    i32::try_from(number)
+        .ok()
+        .filter(|number| (-1000..=1000).contains(number))
+        .ok_or_else(|| format!("Invalid value {number}, range for oom score adj is [-1000, 1000]"))
+}
+
+fn stop_signal(parsed: &Parsed) -> Result<Option<String>> {
+    let Some(word) = parsed.last("stop-signal").filter(|word| !word.is_empty()) else { return Ok(None) };
+    match crate::runtime::parse_signal(word) {
+        Ok(number) if number > 0 => Ok(Some(word.to_owned())),
+        _ => Err(Error::invalid(format!("invalid signal: {word}")).hint("use a name such as `TERM`, or 1 to 64")),
+    }
+}
+
+fn network(parsed: &Parsed) -> Result<NetworkMode> {
+    let mut chosen = None;
+    for word in parsed.all("network") {
+        let mode = NetworkMode::parse(word)?;
+        if chosen.as_ref().is_some_and(|earlier| *earlier != mode) {
+            return Err(Error::invalid("conflicting options: `--network` is given twice with different values"));
+        }
+        chosen = Some(mode);
+    }
+    Ok(chosen.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests;

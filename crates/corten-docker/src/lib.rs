@@ -1,0 +1,12 @@
+//! Docker's shapes: what its command line prints and takes, made from the engine's values.
+
+pub mod containers;
+pub mod filter;
+pub mod images;
+pub mod inspect;
+pub mod system;
+pub mod table;
+pub mod template;
+pub mod units;
+
+pub use template::quote;

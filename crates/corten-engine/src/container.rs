@@ -1,0 +1,133 @@
+//! A container as it is stored and shown.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use corten_types::shim::RootMount;
+use serde::{Deserialize, Serialize};
+
+use crate::request::{DeviceRequest, Mount, NetworkMode, Resources, SecurityOptions, Ulimit};
+use crate::state::State;
+
+/// What was asked and decided at creation; never changes afterwards.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ContainerConfig {
+    /// 64 hexadecimal digits.
+    pub id: String,
+    /// Unique name.
+    pub name: String,
+    /// RFC 3339, UTC, nanoseconds.
+    pub created: String,
+    /// The image as the user wrote it.
+    pub image: String,
+    /// The image's id (`sha256:…`); empty for a bare root directory.
+    pub image_id: String,
+    /// Entry point in force.
+    pub entrypoint: Vec<String>,
+    /// Command in force.
+    pub command: Vec<String>,
+    /// Environment in force, without what the engine adds at start.
+    pub env: Vec<String>,
+    /// Working directory; empty is `/`.
+    pub workdir: String,
+    /// User as written; empty is root.
+    pub user: String,
+    /// Supplementary groups as written.
+    pub groups_add: Vec<String>,
+    /// Host name inside.
+    pub hostname: String,
+    /// NIS domain name.
+    pub domainname: String,
+    /// Mounts.
+    pub mounts: Vec<Mount>,
+    /// Whether the root is read-only.
+    pub read_only: bool,
+    /// As asked.
+    pub capabilities_add: Vec<String>,
+    /// As asked.
+    pub capabilities_drop: Vec<String>,
+    /// As asked.
+    pub privileged: bool,
+    /// As asked; a seccomp profile's file was read at creation.
+    pub security: SecurityOptions,
+    /// Devices.
+    pub devices: Vec<DeviceRequest>,
+    /// Limits of processes.
+    pub ulimits: Vec<Ulimit>,
+    /// Kernel parameters.
+    pub sysctls: BTreeMap<String, String>,
+    /// Whether a small pid 1 runs.
+    pub init: bool,
+    /// Cgroup limits, with docker's defaults filled in.
+    pub resources: Resources,
+    /// Size of /dev/shm, bytes.
+    pub shm_size_bytes: u64,
+    /// OOM score adjustment.
+    pub oom_score_adj: i32,
+    /// Network.
+    pub network: NetworkMode,
+    /// The image's labels and the user's.
+    pub labels: BTreeMap<String, String>,
+    /// Signal that `stop` sends, as written; empty is SIGTERM.
+    pub stop_signal: String,
+    /// `-t`
+    pub terminal: bool,
+    /// `-i`
+    pub open_stdin: bool,
+    /// `--rm`
+    pub remove_on_exit: bool,
+    /// Cgroup, below the mount points.
+    pub cgroups_path: String,
+    /// What is mounted as its root; `None` only while it is being made.
+    pub root: Option<RootMount>,
+}
+
+impl ContainerConfig {
+    /// Program and arguments: entry point, then command.
+    pub fn args(&self) -> Vec<String> {
+        self.entrypoint.iter().chain(&self.command).cloned().collect()
+    }
+}
+
+/// Where a container is in its life, and what became of its last run.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Life {
+    /// Where.
+    pub state: State,
+    /// The first process on the host; 0 while there is none.
+    pub pid: i32,
+    /// The supervisor; 0 while there is none.
+    pub shim_pid: i32,
+    /// Exit code of the last run.
+    pub exit_code: u8,
+    /// Whether the kernel killed it for want of memory.
+    pub oom_killed: bool,
+    /// Why the last start failed, else empty.
+    pub error: String,
+    /// RFC 3339, empty if never.
+    pub started_at: String,
+    /// RFC 3339, empty if never.
+    pub finished_at: String,
+}
+
+/// A container.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Container {
+    /// What it is.
+    pub config: ContainerConfig,
+    /// How it is doing.
+    pub life: Life,
+    /// Its directory under the root.
+    pub directory: PathBuf,
+    /// Its log, whether or not anything was written.
+    pub log_path: PathBuf,
+}
+
+impl Container {
+    /// The id's first twelve digits.
+    pub fn short_id(&self) -> &str {
+        self.config.id.get(..12).unwrap_or(&self.config.id)
+    }
+}

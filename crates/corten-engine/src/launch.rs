@@ -1,0 +1,126 @@
+//! The seam between engine and supervisor: starts a `corten shim` and speaks to it. Shim v2's protocol takes this file's place.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::process::{Command, Stdio as ProcessStdio};
+
+use corten_fs::{Lock, Root};
+use corten_sys::{Call, channel};
+use corten_types::shim::{Decoder, Event, Launch, Request, SOCKET, encode};
+use corten_types::{Context, Error, ErrorKind, Result};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+/// A connection to a supervisor.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    socket: OwnedFd,
+    decoder: Decoder,
+    beside: Vec<OwnedFd>,
+}
+
+/// A launched container.
+#[derive(Debug)]
+pub(crate) struct Launched {
+    /// The first process.
+    pub(crate) pid: i32,
+    /// The terminal's main side.
+    pub(crate) terminal: Option<OwnedFd>,
+    /// The line to its supervisor.
+    pub(crate) connection: Connection,
+}
+
+/// Starts a supervisor, hands it the launch with the liveness lock and the streams, and waits for its answer.
+pub(crate) fn launch(executable: &Path, launch: Launch, alive: &Lock, streams: &[BorrowedFd<'_>]) -> Result<Launched> {
+    let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+        .call(|| "socketpair(AF_UNIX)")?;
+    let id = launch.id.clone();
+    Command::new(executable)
+        .args(["shim", &id])
+        .env_clear()
+        .stdin(ProcessStdio::from(theirs))
+        .stdout(ProcessStdio::null())
+        .spawn()
+        .map_err(|error| {
+            let call = format!("posix_spawn({executable:?}), which is clone3 and execve");
+            Error::syscall(call, error.raw_os_error().unwrap_or(Errno::IO.raw_os_error()))
+        })
+        .context(|| format!("cannot start the supervisor `{} shim`", executable.display()))?;
+    let mut connection = Connection { socket: ours, decoder: Decoder::default(), beside: Vec::new() };
+    let frame = encode(&Request::Launch(Box::new(launch)))?;
+    let descriptors: Vec<_> = [alive.as_fd()].into_iter().chain(streams.iter().copied()).collect();
+    channel::send(&connection.socket, &frame, &descriptors).call(|| "sendmsg(<shim>)")?;
+    loop {
+        match connection.wait()? {
+            Some(Event::Started { pid }) => {
+                return Ok(Launched { pid, terminal: connection.beside.pop(), connection });
+            }
+            Some(Event::Failed(failure)) => return Err(failure.into()),
+            Some(Event::Signalled | Event::Exited { .. }) => {}
+            None => return Err(Error::new(ErrorKind::Internal, "the supervisor ended before the container started")),
+        }
+    }
+}
+
+impl Connection {
+    /// Connects to the supervisor whose run directory is `run`; `None` where nobody listens.
+    pub(crate) fn open(run: &Root) -> Result<Option<Self>> {
+        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+            .call(|| "socket(AF_UNIX)")?;
+        let directory = run.open(".", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
+        // The path may be longer than an address holds, so it is named through its directory.
+        let path = format!("/proc/self/fd/{}/{SOCKET}", directory.as_raw_fd());
+        let address = SocketAddrUnix::new(path.as_str()).call(|| "sockaddr_un")?;
+        match rustix::net::connect(&socket, &address) {
+            Ok(()) => Ok(Some(Self { socket, decoder: Decoder::default(), beside: Vec::new() })),
+            Err(Errno::NOENT | Errno::CONNREFUSED) => Ok(None),
+            Err(errno) => Err(errno).call(|| format!("connect({path:?})")),
+        }
+    }
+
+    /// For poll.
+    pub(crate) fn socket(&self) -> &OwnedFd {
+        &self.socket
+    }
+
+    /// Asks something.
+    pub(crate) fn send(&mut self, request: &Request) -> Result<()> {
+        match channel::send(&self.socket, &encode(request)?, &[]) {
+            // It has ended, or is just ending: its last event says so.
+            Err(Errno::PIPE | Errno::CONNRESET) => Ok(()),
+            result => result.call(|| "sendmsg(<shim>)"),
+        }
+    }
+
+    /// Reads what is there, waiting for something; false at the end.
+    pub(crate) fn receive(&mut self) -> Result<bool> {
+        let mut buffer = [0; 4096];
+        match channel::receive(&self.socket, &mut buffer) {
+            Ok((count, beside)) => {
+                self.decoder.push(&buffer[..count]);
+                self.beside.extend(beside);
+                Ok(count > 0)
+            }
+            Err(Errno::CONNRESET) => Ok(false),
+            Err(errno) => Err(errno).call(|| "recvmsg(<shim>)"),
+        }
+    }
+
+    /// The next event that has arrived.
+    pub(crate) fn next(&mut self) -> Result<Option<Event>> {
+        self.decoder.next_message()
+    }
+
+    /// The next event; `None` once the supervisor is gone.
+    pub(crate) fn wait(&mut self) -> Result<Option<Event>> {
+        loop {
+            if let Some(event) = self.next()? {
+                return Ok(Some(event));
+            }
+            if !self.receive()? {
+                return Ok(None);
+            }
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! Paths beneath a root, archives, overlay mounts, locks, and files that appear whole or not at all.
+
+pub mod atomic;
+pub mod lock;
+pub mod overlay;
+pub mod root;
+pub mod tar;
+
+pub use lock::Lock;
+pub use root::Root;

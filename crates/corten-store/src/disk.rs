@@ -1,0 +1,199 @@
+//! The store's directory: its parts, what is in the making there, and what waits to be deleted.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use corten_fs::Root;
+use corten_sys::Call;
+use corten_types::{Context, Error, ErrorKind, Result};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, RenameFlags, flock};
+use rustix::io::Errno;
+
+use crate::lock::retry;
+
+/// The directories of a store, made together.
+const PARTS: [&str; 8] = ["blobs", "blobs/sha256", "blobs/sha512", "ingest", "layers", "locks", "snapshots", "trash"];
+/// The part that is made last: where it is, all are.
+const LAST_PART: &str = "trash";
+
+/// A store's directory, held by descriptor.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    root: Root,
+    path: PathBuf,
+}
+
+impl Disk {
+    /// Opens the directory, making it and its parts where they are absent.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let path = std::path::absolute(path)?;
+        let root = match Root::open_ambient(&path) {
+            Ok(root) => root,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let slash = Root::open_ambient(Path::new("/"))?;
+                slash.create_dir_all(path.strip_prefix("/").unwrap_or(&path), private())?;
+                Root::open_ambient(&path)?
+            }
+            Err(error) => return Err(error),
+        };
+        let disk = Self { root: root.beneath(), path };
+        if !disk.root.exists(LAST_PART)? {
+            disk.make_parts()?;
+        }
+        Ok(disk)
+    }
+
+    fn make_parts(&self) -> Result<()> {
+        for part in PARTS {
+            match self.root.create_dir(part, private()) {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error.context(format!("cannot make the store at `{}`", self.path.display()))),
+            }
+        }
+        Ok(())
+    }
+
+    /// The directory's absolute path.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The directory.
+    pub(crate) fn root(&self) -> &Root {
+        &self.root
+    }
+
+    /// One of its parts.
+    pub(crate) fn part(&self, name: &str) -> Result<Root> {
+        self.root.sub_root(name)
+    }
+
+    /// A new directory in `ingest`, locked while it is in the making, removed unless it is moved away.
+    pub(crate) fn temporary(&self, prefix: &str) -> Result<Temporary> {
+        let ingest = self.part("ingest")?;
+        let _sweeper_waits = self.hold_sweeper(&ingest)?;
+        let name = format!("{prefix}-{}", random_name()?);
+        ingest.create_dir(&name, private())?;
+        let dir = ingest.open(&name, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
+        retry(|| flock(&dir, FlockOperation::LockExclusive)).call(|| "flock(<ingest>, LOCK_EX)")?;
+        Ok(Temporary { ingest, name, dir })
+    }
+
+    /// While it is held, nothing of `ingest` is swept: between making a name and locking it.
+    pub(crate) fn hold_sweeper(&self, ingest: &Root) -> Result<OwnedFd> {
+        let dir = ingest.open(".", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
+        retry(|| flock(&dir, FlockOperation::LockShared)).call(|| "flock(<ingest>, LOCK_SH)")?;
+        Ok(dir)
+    }
+
+    /// Removes what a killed process left in `ingest`: what nobody holds locked.
+    pub(crate) fn sweep(&self) -> Result<()> {
+        let ingest = self.part("ingest")?;
+        let entries = ingest.list(".")?;
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let dir = ingest.open(".", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
+        if flock(&dir, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Ok(()); // Somebody is making something: the next open sweeps.
+        }
+        for entry in ingest.list(".")? {
+            let name = entry.name.to_string_lossy().into_owned();
+            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+            let Ok(held) = ingest.open(&name, flags, Mode::empty()) else { continue };
+            if flock(&held, FlockOperation::NonBlockingLockExclusive).is_ok() {
+                ingest.remove_all(&name).context(|| "cannot remove what an interrupted load left")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves `path` to the trash: gone at once, deleted later. Its absence is no error.
+    pub(crate) fn discard(&self, path: &str) -> Result<()> {
+        let to = format!("trash/{}", random_name()?);
+        match self.root.rename(path, to, RenameFlags::empty()) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Deletes what is in the trash.
+    pub(crate) fn empty_trash(&self) -> Result<()> {
+        let trash = self.part("trash")?;
+        for entry in trash.list(".")? {
+            trash.remove_all(Path::new(&*entry.name.to_string_lossy()))?;
+        }
+        Ok(())
+    }
+}
+
+/// A directory in the making.
+#[derive(Debug)]
+pub(crate) struct Temporary {
+    ingest: Root,
+    name: String,
+    dir: OwnedFd,
+}
+
+impl Temporary {
+    /// Makes a directory inside and opens it for reading, so that attributes can be set on it.
+    pub(crate) fn create_dir(&self, name: &str, mode: u32) -> Result<OwnedFd> {
+        rustix::fs::mkdirat(&self.dir, name, private()).call(|| format!("mkdirat({name:?})"))?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let dir = rustix::fs::openat(&self.dir, name, flags, Mode::empty()).call(|| format!("openat({name:?})"))?;
+        rustix::fs::fchmod(&dir, Mode::from_raw_mode(mode)).call(|| format!("fchmod({name:?})"))?;
+        Ok(dir)
+    }
+
+    /// The directory, for names inside it.
+    pub(crate) fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+
+    /// Gives the directory its name `to` in `dir`; `false` where that name is taken (and this directory is removed).
+    pub(crate) fn commit(self, dir: &Root, to: &str) -> Result<bool> {
+        let flags = RenameFlags::NOREPLACE;
+        match rustix::fs::renameat_with(self.ingest.as_fd(), &*self.name, dir.as_fd(), to, flags) {
+            Ok(()) => Ok(true),
+            Err(Errno::EXIST | Errno::NOTEMPTY) => Ok(false),
+            // A file system without RENAME_NOREPLACE: an empty or absent target is all that rename replaces.
+            Err(Errno::INVAL) => match rustix::fs::renameat(self.ingest.as_fd(), &*self.name, dir.as_fd(), to) {
+                Err(Errno::EXIST | Errno::NOTEMPTY) => Ok(false),
+                result => result.map(|()| true).call(|| format!("renameat({:?}, {to:?})", self.name)),
+            },
+            Err(errno) => Err(errno).call(|| format!("renameat2({:?}, {to:?}, RENAME_NOREPLACE)", self.name)),
+        }
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // Moved away, or left to the next sweep.
+        self.ingest.remove_all(&self.name).unwrap_or_default();
+    }
+}
+
+/// A name in `ingest` or `trash`.
+pub(crate) fn random_name() -> Result<String> {
+    let mut bytes = [0u8; 12];
+    rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty()).call(|| "getrandom")?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Whether `name` in `dir` exists, whatever it is.
+pub(crate) fn exists(dir: &Root, name: &str) -> bool {
+    rustix::fs::statat(dir.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+}
+
+/// Modes of the store's own directories.
+fn private() -> Mode {
+    Mode::RWXU
+}
+
+/// An error that names the store, for what a full disk or a read-only one does to it.
+pub(crate) fn storing(error: Error, what: &str) -> Error {
+    let full = error.kind() == ErrorKind::Exhausted;
+    let error = error.context(format!("cannot store {what}"));
+    if full { error.hint("make room: `corten image prune`, or remove images with `corten rmi`") } else { error }
+}

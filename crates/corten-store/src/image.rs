@@ -1,0 +1,38 @@
+//! An image as the store knows it: a manifest, its configuration and layers, and the names that point to it.
+
+use corten_types::image_spec::{Descriptor, ImageConfig};
+use corten_types::{Digest, Reference};
+
+/// One image of one platform.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// Digest of the configuration: docker's image identifier.
+    pub id: Digest,
+    /// Digest of the manifest.
+    pub manifest: Digest,
+    /// Media type of the manifest.
+    pub media_type: String,
+    /// The configuration, parsed; the original bytes are the blob `id`.
+    pub config: ImageConfig,
+    /// The layers, lowest first.
+    pub layers: Vec<Layer>,
+    /// Bytes of all unpacked layers: docker's SIZE.
+    pub size: u64,
+    /// When it was stored here, nanoseconds since 1970.
+    pub added_ns: i64,
+    /// References by tag, sorted.
+    pub repo_tags: Vec<Reference>,
+    /// References by digest, sorted.
+    pub repo_digests: Vec<Reference>,
+}
+
+/// One layer of an image.
+#[derive(Debug, Clone)]
+pub struct Layer {
+    /// The blob, as the manifest names it.
+    pub blob: Descriptor,
+    /// Digest of the plain tar.
+    pub diff_id: Digest,
+    /// Identity of this layer on top of those below: the name of its directory.
+    pub chain_id: Digest,
+}

@@ -1,0 +1,180 @@
+//! A layer's blob as a plain tar: decompressed, counted, and hashed a second time for its diff id.
+
+use std::io::{self, BufRead, BufReader, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use corten_types::digest::Algorithm;
+use corten_types::image_spec::Compression;
+use corten_types::{Digest, Error, ErrorKind, Result};
+
+use crate::blob::Hasher;
+
+/// Bytes that are hashed and parsed at a time.
+const BUFFER_SIZE: usize = 256 * 1024;
+
+/// How far a layer may unfold.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Bytes of the plain tar.
+    pub size_bytes_max: u64,
+    /// Plain bytes for one compressed byte, beyond `ratio_free_bytes`.
+    pub ratio_max: u64,
+    /// Plain bytes at which the ratio starts to count: a file of zeros is no attack.
+    pub ratio_free_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { size_bytes_max: 1 << 40, ratio_max: 200, ratio_free_bytes: 1 << 30 }
+    }
+}
+
+/// The compression that the first bytes show.
+pub fn sniff(start: &[u8]) -> Compression {
+    match start {
+        [0x1f, 0x8b, 0x08, ..] => Compression::Gzip,
+        // A zstd frame, or one of the skippable frames that zstd:chunked starts with.
+        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Compression::Zstd,
+        _ => Compression::None,
+    }
+}
+
+/// Reads the plain bytes of something that may be compressed.
+pub fn plain<'a>(mut input: impl BufRead + Send + 'a) -> Result<(Box<dyn Read + Send + 'a>, Compression)> {
+    let mut start = [0; 4];
+    let length = read_start(&mut input, &mut start)?;
+    let compression = sniff(&start[..length]);
+    let input = BufReader::with_capacity(BUFFER_SIZE, io::Cursor::new(start).take(length as u64).chain(input));
+    let reader: Box<dyn Read + Send> = match compression {
+        Compression::None => Box::new(input),
+        Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(input)),
+        Compression::Zstd => {
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(input)?;
+            // 128 MiB, what the zstd program accepts by itself; a frame may ask for more memory than there is.
+            decoder.window_log_max(27)?;
+            Box::new(decoder)
+        }
+    };
+    Ok((reader, compression))
+}
+
+fn read_start(input: &mut impl Read, start: &mut [u8; 4]) -> Result<usize> {
+    let mut length = 0;
+    while length < start.len() {
+        match input.read(&mut start[length..]) {
+            Ok(0) => break,
+            Ok(count) => length += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error.downcast::<Error>().unwrap_or_else(Error::from)),
+        }
+    }
+    Ok(length)
+}
+
+/// The plain tar of a layer, hashed as it is read.
+pub struct Decoder<'a> {
+    reader: Box<dyn Read + Send + 'a>,
+    compression: Compression,
+    buffer: Box<[u8]>,
+    start: usize,
+    end: usize,
+    hasher: Option<Hasher>,
+    read: u64,
+    compressed: Arc<AtomicU64>,
+    limits: Limits,
+}
+
+impl<'a> Decoder<'a> {
+    /// Starts to decode `input`. `known` is the digest of a plain input, which needs no second hash then.
+    pub fn new(input: impl Read + Send + 'a, known_plain: bool, limits: Limits) -> Result<Self> {
+        let compressed = Arc::new(AtomicU64::new(0));
+        let counted = Counted { input, count: Arc::clone(&compressed) };
+        let (reader, compression) = plain(BufReader::with_capacity(BUFFER_SIZE, counted))?;
+        let hashed = compression != Compression::None || !known_plain;
+        Ok(Self {
+            reader,
+            compression,
+            buffer: vec![0; BUFFER_SIZE].into_boxed_slice(),
+            start: 0,
+            end: 0,
+            hasher: hashed.then(|| Hasher::new(Algorithm::Sha256)),
+            read: 0,
+            compressed,
+            limits,
+        })
+    }
+
+    /// How the input was compressed.
+    pub fn compression(&self) -> Compression {
+        self.compression
+    }
+
+    /// The digest of everything read, where it was hashed. Call it at the end of the stream.
+    pub fn finish(self) -> Result<Option<Digest>> {
+        self.hasher.map(Hasher::finish).transpose()
+    }
+
+    fn check_limits(&self) -> Result<()> {
+        let limits = self.limits;
+        if self.read > limits.size_bytes_max {
+            let message = format!("layer unfolds to more than {} bytes", limits.size_bytes_max);
+            return Err(Error::new(ErrorKind::Exhausted, message));
+        }
+        let compressed = self.compressed.load(Ordering::Relaxed);
+        let unfolds = self.compression != Compression::None && self.read > limits.ratio_free_bytes;
+        if unfolds && self.read / compressed.max(1) > limits.ratio_max {
+            let message =
+                format!("layer unfolds more than {} times: {} bytes from {compressed}", limits.ratio_max, self.read);
+            return Err(Error::new(ErrorKind::Exhausted, message));
+        }
+        Ok(())
+    }
+}
+
+impl Read for Decoder<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let available = self.fill_buf()?;
+        let count = available.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&available[..count]);
+        self.consume(count);
+        Ok(count)
+    }
+}
+
+impl BufRead for Decoder<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.start == self.end {
+            let count = loop {
+                match self.reader.read(&mut self.buffer) {
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    result => break result?,
+                }
+            };
+            (self.start, self.end) = (0, count);
+            if let Some(hasher) = &mut self.hasher {
+                hasher.update(&self.buffer[..count]);
+            }
+            self.read += count as u64;
+            self.check_limits().map_err(io::Error::other)?;
+        }
+        Ok(&self.buffer[self.start..self.end])
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.start = (self.start + count).min(self.end);
+    }
+}
+
+struct Counted<R> {
+    input: R,
+    count: Arc<AtomicU64>,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.input.read(buffer)?;
+        self.count.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(count)
+    }
+}

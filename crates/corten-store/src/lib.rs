@@ -1,0 +1,33 @@
+//! Blobs, images, layers, snapshots and references: everything of an image that lies on disk.
+//!
+//! ```text
+//! ROOT/blobs/sha256/HEX     content, each file verified to have the digest that is its name
+//! ROOT/ingest/              blobs and layers in the making, each locked by its maker; what is unlocked is stale
+//! ROOT/layers/HEX/fs        one layer unpacked in overlay's form, by diff id or chain id; complete or absent
+//! ROOT/snapshots/KEY/       a container's writable layer: upper, work, and the digest of its image
+//! ROOT/trash/               what was removed and waits to be deleted in the background
+//! ROOT/locks/               one file per layer being unpacked; the directory itself is the lock of collection
+//! ROOT/db.sqlite            images, references with their history, layers
+//! ```
+//!
+//! Several processes use one root at once. A kill at any instruction leaves a state that the next [`Store::open`] repairs.
+
+mod blob;
+mod database;
+mod disk;
+mod garbage;
+mod hello;
+mod host;
+pub mod image;
+pub mod import;
+pub mod layer;
+mod lock;
+pub mod snapshot;
+pub mod store;
+
+pub use corten_fs::overlay::Overlay;
+pub use garbage::Collected;
+pub use image::{Image, Layer};
+pub use import::{LoadedImage, Source};
+pub use snapshot::{Base, PrepareRequest, Snapshot};
+pub use store::{Options, Removed, Store};

@@ -1,0 +1,11 @@
+//! The store over real directories, real archives and the real kernel.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops")]
+
+mod crash;
+mod forms;
+mod hostile;
+mod load;
+mod oracle;
+mod rootless;
+mod support;

@@ -1,0 +1,55 @@
+//! One program, several roles: chosen by its name or by its first argument, before anything else is set up.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+use corten_cli::Environment;
+
+fn main() {
+    let mut args = std::env::args_os();
+    let program = args.next().unwrap_or_default();
+    let rest: Vec<OsString> = args.collect();
+    std::process::exit(run(&program, rest));
+}
+
+/// The exit code of the role that the words ask for.
+fn run(program: &OsStr, mut rest: Vec<OsString>) -> i32 {
+    let name = std::path::Path::new(program).file_name().and_then(OsStr::to_str).unwrap_or_default();
+    if matches!(name, "corten-runtime" | "runc" | "crun") {
+        return runtime(rest);
+    }
+    let role = rest.first().and_then(|word| word.to_str()).unwrap_or_default().to_owned();
+    if matches!(role.as_str(), "runtime" | "shim" | "init" | "hello") {
+        rest.remove(0);
+    }
+    match role.as_str() {
+        "runtime" => runtime(rest),
+        "shim" => corten_shim::main(rest),
+        "init" => corten_shim::init_main(rest),
+        "hello" => corten_cli::hello::main().into(),
+        _ => {
+            end_with_the_reader();
+            corten_cli::main(rest, &environment()).into()
+        }
+    }
+}
+
+fn runtime(args: Vec<OsString>) -> i32 {
+    end_with_the_reader();
+    corten_cli::runtime::main(args, &environment()).into()
+}
+
+/// Rust ignores SIGPIPE; `corten ps | head -n 1` should end as quietly as any program does.
+fn end_with_the_reader() {
+    corten_sys::signal::set_default(corten_sys::signal::SIGPIPE);
+}
+
+/// The one place that reads the environment.
+fn environment() -> Environment {
+    Environment {
+        variables: std::env::vars_os().collect(),
+        working_directory: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
+        uid: rustix::process::geteuid().as_raw(),
+        executable: std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/proc/self/exe")),
+    }
+}
