@@ -185,7 +185,13 @@ impl Engine {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             run => run?,
         };
-        let Some(_alive) = Lock::attempt(&run, ALIVE)? else { return Ok(()) };
+        let _alive = match Lock::attempt(&run, ALIVE) {
+            Ok(Some(alive)) => alive,
+            Ok(None) => return Ok(()),
+            // Its supervisor removed it in this moment.
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
         if self.runtime_root().join(id).exists() {
             self.delete_by_runtime(id)?;
         }

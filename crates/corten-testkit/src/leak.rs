@@ -252,8 +252,13 @@ mod tests {
         let before = Snapshot::take(&scope);
         std::fs::write(directory.path().join("left"), "").unwrap();
         let mut sleeper = Command::new("sleep").arg("60").env("MARK", directory.path()).spawn().unwrap();
-        let leaks = before.leaks(&Snapshot::take(&scope));
-        assert!(leaks.iter().any(|leak| leak.starts_with("process: ") && leak.ends_with("sleep 60")), "{leaks:?}");
+        let mut leaks = Vec::new();
+        // A process has its command line a moment after `spawn` returns: execve(2) lets the parent go on before it is laid.
+        let seen = crate::run::eventually(SETTLE, || {
+            leaks = before.leaks(&Snapshot::take(&scope));
+            leaks.iter().any(|leak| leak.starts_with("process: ") && leak.ends_with("sleep 60"))
+        });
+        assert!(seen, "{leaks:?}");
         assert!(leaks.iter().any(|leak| leak.starts_with("file: ") && leak.ends_with("/left")), "{leaks:?}");
         sleeper.kill().unwrap();
         sleeper.wait().unwrap();
