@@ -11,11 +11,15 @@ use crate::{cargo, checkout};
 /// Which crate may link which (ARCHITECTURE.md, "Crates"). A crate that is not named here may link none of them.
 const ARROWS: &[(&str, &[&str])] = &[
     ("corten", &["corten-cli", "corten-engine", "corten-runtime", "corten-shim", "corten-sys", "corten-types"]),
-    ("corten-cli", &["corten-docker", "corten-engine", "corten-runtime", "corten-sys", "corten-types"]),
+    (
+        "corten-cli",
+        &["corten-docker", "corten-engine", "corten-registry", "corten-runtime", "corten-sys", "corten-types"],
+    ),
     ("corten-docker", &["corten-engine", "corten-types"]),
-    ("corten-engine", &["corten-store", "corten-fs", "corten-sys", "corten-types"]),
+    ("corten-engine", &["corten-registry", "corten-store", "corten-fs", "corten-sys", "corten-types"]),
     ("corten-shim", &["corten-runtime", "corten-fs", "corten-sys", "corten-types"]),
     ("corten-runtime", &["corten-fs", "corten-sys", "corten-types"]),
+    ("corten-registry", &["corten-store", "corten-fs", "corten-sys", "corten-types"]),
     ("corten-store", &["corten-fs", "corten-sys", "corten-types"]),
     ("corten-fs", &["corten-sys", "corten-types"]),
     ("corten-sys", &["corten-types"]),

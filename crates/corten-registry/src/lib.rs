@@ -1,0 +1,1 @@
+//! The OCI distribution protocol, as client and as server.
