@@ -52,8 +52,10 @@ fn failure(result: libc::c_long) -> Errno {
     check(result).err().unwrap_or(Errno::IO)
 }
 
-/// Whether the descriptor `number` is open (fcntl(2), F_GETFD).
-pub fn is_open(number: i32) -> bool {
+/// Whether the descriptor `number` came from whoever started this program: open, and not close-on-exec as every descriptor is
+/// that the program opens itself (fcntl(2), F_GETFD).
+pub fn is_inherited(number: i32) -> bool {
     // SAFETY: F_GETFD only asks, of any number.
-    unsafe { libc::fcntl(number, libc::F_GETFD) != -1 }
+    let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+    flags != -1 && flags & libc::FD_CLOEXEC == 0
 }

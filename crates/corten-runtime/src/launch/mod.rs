@@ -18,7 +18,7 @@ use corten_types::{Error, Result};
 /// Descriptors that the program is to keep must be there, before any of ours takes their numbers.
 pub(crate) fn check_preserved(count: u32) -> Result<()> {
     for number in (3..).take(usize::try_from(count).unwrap_or(usize::MAX)) {
-        if !corten_sys::exec::is_open(number) {
+        if !corten_sys::exec::is_inherited(number) {
             return Err(Error::invalid(format!("descriptor {number} is to be kept but is not open"))
                 .hint("`--preserve-fds N` keeps the N descriptors from 3 on"));
         }
