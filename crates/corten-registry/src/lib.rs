@@ -1,1 +1,3 @@
 //! The OCI distribution protocol, as client and as server.
+
+pub mod client;

@@ -1,0 +1,137 @@
+//! The client: from a reference to bytes and back.
+//!
+//! ```text
+//! url, resolve, proxy, certificates   where a request goes, and over what
+//! transport                           one request and its answer: time-outs, retries, bounds
+//! challenge, token, credentials, helper   who one is, and to whom that is told
+//! session                             a repository at an endpoint: authorised, redirected by hand
+//! registries                          mirrors, rewrites, short names
+//! manifests, blob, upload             the protocol's nouns
+//! ```
+//!
+//! Blocking, with threads where work is parallel. Everything a registry says is hostile: bounded, checked against digests,
+//! and it never learns a secret that is not its own.
+
+mod blob;
+mod certificates;
+mod challenge;
+pub mod credentials;
+pub mod helper;
+mod manifests;
+pub mod proxy;
+pub mod registries;
+mod resolve;
+pub mod secret;
+mod session;
+mod token;
+mod transport;
+pub mod url;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use corten_types::{Reference, Result};
+
+pub use blob::BlobReader;
+pub use credentials::{Credentials, Login};
+pub use manifests::Fetched;
+pub use proxy::Proxies;
+pub use registries::{Endpoint, Registries};
+pub use secret::Secret;
+pub use session::{Access, Session};
+
+/// What a client works with; the caller reads files and environment.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Who one is, and where that is kept.
+    pub credentials: Credentials,
+    /// Mirrors, rewrites, short names.
+    pub registries: Registries,
+    /// `certs.d` directories, the first that has a registry counts.
+    pub certificate_directories: Vec<PathBuf>,
+    /// Proxies.
+    pub proxies: Proxies,
+    /// `User-Agent`.
+    pub user_agent: String,
+    /// How often a request is made again.
+    pub retries: u32,
+    /// The first wait before that; it doubles.
+    pub retry_wait: Duration,
+    /// Longest time for a connection.
+    pub connect_limit: Duration,
+    /// Longest time without a byte.
+    pub stall_limit: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            credentials: Credentials::default(),
+            registries: Registries::default(),
+            certificate_directories: Vec::new(),
+            proxies: Proxies::default(),
+            user_agent: format!("corten/{}", env!("CARGO_PKG_VERSION")),
+            retries: 5,
+            retry_wait: Duration::from_millis(250),
+            connect_limit: Duration::from_secs(30),
+            stall_limit: Duration::from_secs(60),
+        }
+    }
+}
+
+/// A client. Shared by threads; keeps connections and tokens.
+#[derive(Debug)]
+pub struct Client {
+    transport: transport::Transport,
+    tokens: token::Tokens,
+    /// How each insecure registry turned out to speak.
+    origins: Mutex<HashMap<String, url::Origin>>,
+}
+
+impl Client {
+    /// A client that has asked for nothing yet.
+    pub fn new(options: Options) -> Self {
+        Self {
+            transport: transport::Transport::new(options),
+            tokens: token::Tokens::default(),
+            origins: Mutex::default(),
+        }
+    }
+
+    /// What it works with.
+    pub fn options(&self) -> &Options {
+        self.transport.options()
+    }
+
+    /// Ends every wait and every further attempt; for a user who gives up.
+    pub fn cancel(&self) {
+        self.transport.cancel();
+    }
+
+    /// The repository of `reference` at its registry, for pushes.
+    pub fn registry(&self, reference: &Reference, access: Access) -> Result<Session<'_>> {
+        Session::open(self, self.options().registries.registry(reference), access)
+    }
+
+    /// The first of the places of `reference` where `attempt` finds what it looks for. What goes wrong at a mirror is told
+    /// only where the registry itself fails too.
+    pub fn first_of<T>(
+        &self,
+        reference: &Reference,
+        access: Access,
+        mut attempt: impl FnMut(&Session<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let mut mirrors: Vec<String> = Vec::new();
+        for endpoint in self.options().registries.endpoints(reference)? {
+            let (mirror, authority) = (endpoint.mirror, endpoint.authority.clone());
+            match Session::open(self, endpoint, access).and_then(|session| attempt(&session)) {
+                Ok(found) => return Ok(found),
+                Err(error) if mirror => mirrors.push(format!("mirror `{authority}`: {}", error.one_line())),
+                Err(error) => return Err(mirrors.into_iter().fold(error, corten_types::Error::hint)),
+            }
+        }
+        Err(corten_types::Error::invalid(format!("there is no place to fetch `{reference}` from")))
+    }
+}
