@@ -32,11 +32,11 @@ pub(crate) fn run(quick: bool) -> bool {
     let who = if is_root() { "as root" } else { "as this user" };
     total += tests(&format!("all tests, {who}"), harness(&["--workspace"]), &skips);
     if is_root() {
-        let mut command = harness(&["--package", "corten", "--test", "e2e"]);
+        let mut command = harness(&["--package", "corten", "--test", "e2e", "--test", "oci"]);
         command.env("CORTEN_TEST_AS_USER", "1");
-        total += tests("end to end, as an ordinary user", command, &skips);
+        total += tests("runtime and end to end, as an ordinary user", command, &skips);
     } else {
-        left_out.push("end to end as root: the tests run as an ordinary user".to_owned());
+        left_out.push("runtime and end to end as root: the tests run as an ordinary user".to_owned());
     }
     total += leaks(&before);
     if !quick {

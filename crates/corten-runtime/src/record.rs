@@ -42,6 +42,9 @@ pub(crate) struct Record {
     pub(crate) annotations: BTreeMap<String, String>,
     /// The first process; absent while the container is being made.
     pub(crate) init: Option<Process>,
+    /// The same while the container is being made, where no cgroup tells which processes are its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) newborn: Option<Process>,
     pub(crate) cgroup: Option<Cgroup>,
     /// Whether its mounts are in the host's own mount namespace.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

@@ -438,7 +438,11 @@ impl Container {
 
     /// Kills the first process, thawed, and waits for its end.
     fn kill_and_wait(&self) -> Result<()> {
-        let Some(target) = self.record.init.and_then(exec::open_target) else { return Ok(()) };
+        self.end(self.record.init)
+    }
+
+    fn end(&self, process: Option<record::Process>) -> Result<()> {
+        let Some(target) = process.and_then(exec::open_target) else { return Ok(()) };
         match signal::pidfd_send_signal(target.as_fd(), SIGKILL) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => {}
             result => result.call(|| "pidfd_send_signal(<container>, SIGKILL)")?,
@@ -465,6 +469,7 @@ impl Container {
         if cgroup.exists() {
             cgroup.signal_all(SIGKILL)?;
         }
+        self.end(self.record.newborn)?;
         create::destroy(&self.directory, &self.record)
     }
 }

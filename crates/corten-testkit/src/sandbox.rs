@@ -12,6 +12,7 @@
 
 use std::ffi::OsStr;
 use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -99,6 +100,31 @@ impl Sandbox {
     /// A directory for the test's own files, writable by the identity.
     pub fn work(&self) -> PathBuf {
         self.path().join("work")
+    }
+
+    /// A directory below [`Sandbox::work`] that belongs to the identity.
+    pub fn directory(&self, name: &str) -> PathBuf {
+        let path = self.work().join(name);
+        std::fs::create_dir(&path).unwrap();
+        self.give(&path);
+        path
+    }
+
+    /// A socket below [`Sandbox::work`] that the identity may connect to.
+    pub fn listen(&self, name: &str) -> (PathBuf, UnixListener) {
+        let path = self.work().join(name);
+        let listener = UnixListener::bind(&path).unwrap();
+        self.give(&path);
+        (path, listener)
+    }
+
+    /// Makes the identity the owner of all at `path`.
+    pub fn give(&self, path: &Path) {
+        if self.identity != Identity::Caller {
+            let mut chown = Command::new("chown");
+            chown.args(["-R", "-h", &format!("{ORDINARY_UID}:{ORDINARY_UID}")]).arg(path);
+            finish(chown, None, limit()).ok();
+        }
     }
 
     /// `--root`.
@@ -213,7 +239,7 @@ impl Sandbox {
             let uid = self.uid();
             bundle.make_rootless(uid, rootless_gid(self));
             bundle.linux().cgroups_path = String::new();
-            give(&directory, uid);
+            self.give(&directory);
         }
         bundle.write();
         bundle
@@ -278,14 +304,6 @@ fn is_empty_directory(path: &str) -> bool {
 
 fn rootless_gid(sandbox: &Sandbox) -> u32 {
     if sandbox.identity == Identity::Caller { rustix::process::getegid().as_raw() } else { ORDINARY_UID }
-}
-
-fn give(directory: &Path, uid: u32) {
-    if crate::skip::is_root() {
-        let mut chown = Command::new("chown");
-        chown.args(["-R", "-h", &format!("{uid}:{uid}")]).arg(directory);
-        finish(chown, None, limit()).ok();
-    }
 }
 
 impl Sandbox {

@@ -137,6 +137,11 @@ impl Cgroup {
         Ok(())
     }
 
+    /// Whether the container has none at all, as an ordinary user's may.
+    pub(crate) fn is_none(&self) -> bool {
+        self.hierarchies.is_empty()
+    }
+
     /// Whether the cgroup is still there.
     pub fn exists(&self) -> bool {
         self.home().is_ok_and(|home| home.open(&home.path).is_ok())

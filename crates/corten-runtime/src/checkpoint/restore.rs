@@ -78,6 +78,7 @@ impl Runtime {
             owner_uid: rustix::process::getuid().as_raw(),
             annotations: spec.annotations.clone(),
             init: None,
+            newborn: None,
             cgroup: Some(Cgroup::plan(&limits)?),
             host_mounts: false,
             rdt: None,

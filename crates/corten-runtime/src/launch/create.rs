@@ -79,6 +79,7 @@ pub(crate) fn create(options: &Options, request: CreateRequest, mode: Mode) -> R
         owner_uid: rustix::process::getuid().as_raw(),
         annotations: spec.annotations.clone(),
         init: None,
+        newborn: None,
         cgroup: Some(cgroup),
         host_mounts: !namespaces.has(NamespaceKind::Mount),
         rdt: rdt.as_ref().and_then(rdt::Plan::directory),
@@ -232,6 +233,7 @@ impl Making<'_> {
         }
         plan.process.apply_outside(child.pid, self.limits_set)?;
         self.record.init = Process::find(child.pid.as_raw_nonzero().get());
+        self.record.newborn = None;
         self.directory.write(&self.record)?;
         self.release()
     }
@@ -285,6 +287,7 @@ impl Making<'_> {
     /// What only the parent can do for the process that was just cloned.
     fn attend_birth(&mut self, answers: &Answers<'_>) -> Result<()> {
         let pid = self.child()?.pid;
+        self.note_newborn()?;
         if answers.namespaces.is_new(NamespaceKind::User) {
             answers.namespaces.maps.write(pid)?;
         }
@@ -302,7 +305,17 @@ impl Making<'_> {
         let intermediate = std::mem::replace(&mut child.pidfd, pidfd);
         child.pid = pid;
         spawn::reap(&intermediate);
-        Ok(())
+        self.note_newborn()
+    }
+
+    /// Without a cgroup only the record says which process to end, should this one be killed while that one waits for
+    /// somebody else (a hook, an agent that answers for its system calls).
+    fn note_newborn(&mut self) -> Result<()> {
+        if !self.cgroup_mut()?.is_none() {
+            return Ok(());
+        }
+        self.record.newborn = Process::find(self.child()?.pid.as_raw_nonzero().get());
+        self.directory.write(&self.record)
     }
 
     fn pass_terminal(&mut self, main: OwnedFd, console: Option<&OwnedFd>) -> Result<()> {

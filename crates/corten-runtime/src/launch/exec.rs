@@ -147,9 +147,10 @@ fn spawn_into(plan: &mut ExecPlan, entry: &Entry) -> Result<Child> {
 }
 
 /// Cgroup, then every namespace at once, the user namespace first (setns(2) with a pidfd).
-fn enter(plan: &ExecPlan, origin: &Origin<'_>, direct: bool) -> Result<()> {
+fn enter(plan: &mut ExecPlan, origin: &Origin<'_>, direct: bool) -> Result<()> {
     exec::close_on_exec_from(3 + plan.preserve_fds).call(|| "close_range(CLOSE_RANGE_CLOEXEC)")?;
     signal::reset_all();
+    plan.process.apply_oom_score();
     set_dumpable_behavior(DumpableBehavior::NotDumpable).call(|| "prctl(PR_SET_DUMPABLE, 0)")?;
     if let Some(set) = &plan.affinity[0] {
         sched_setaffinity(None, set).call(|| "sched_setaffinity(<initial>)")?;

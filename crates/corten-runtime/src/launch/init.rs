@@ -67,6 +67,7 @@ fn prepare(
     let channel = &origin.channel;
     exec::close_on_exec_from(3 + plan.preserve_fds).call(|| "close_range(CLOSE_RANGE_CLOEXEC)")?;
     signal::reset_all();
+    plan.process.apply_oom_score();
     settle(namespaces, origin)?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable).call(|| "prctl(PR_SET_DUMPABLE, 0)")?;
     setsid().call(|| "setsid()")?;

@@ -93,17 +93,29 @@ impl ProcessPlan {
         self.identity.gid
     }
 
+    /// Sets the calling process's own out-of-memory score, while it is still dumpable: later its file in /proc is
+    /// root's alone. What is denied (lowering, without a right to it) is left to [`ProcessPlan::apply_outside`].
+    pub(crate) fn apply_oom_score(&mut self) {
+        let Some(score) = self.oom_score_adj else { return };
+        if std::fs::write("/proc/self/oom_score_adj", score.to_string()).is_ok() {
+            self.oom_score_adj = None;
+        }
+    }
+
     /// Sets the calling process's resource limits; false where something is left to [`ProcessPlan::apply_outside`]: a
     /// limit can be raised only outside of a user namespace, and a filter may forbid it all.
     pub(crate) fn apply_limits(&self) -> bool {
         let own = rustix::process::getpid();
         let failures = self.limits.iter().filter(|limit| limit.apply(own).is_err()).count();
-        failures == 0
+        failures == 0 && self.oom_score_adj.is_none()
     }
 
     /// Sets from outside what `pid` cannot set itself: `limits_set` is what its [`ProcessPlan::apply_limits`] said.
     pub(crate) fn apply_outside(&self, pid: Pid, limits_set: bool) -> Result<()> {
-        for limit in self.limits.iter().filter(|_| !limits_set) {
+        if limits_set {
+            return Ok(());
+        }
+        for limit in &self.limits {
             limit.apply(pid)?;
         }
         let Some(score) = self.oom_score_adj else { return Ok(()) };

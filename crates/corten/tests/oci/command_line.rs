@@ -5,7 +5,8 @@ use super::*;
 #[test]
 fn list_has_three_forms() {
     let sandbox = sandbox();
-    std::fs::create_dir_all(sandbox.run_root().join("runtime")).unwrap();
+    std::fs::create_dir(sandbox.run_root().join("runtime")).unwrap();
+    sandbox.give(&sandbox.run_root().join("runtime"));
     sandbox.runtime(["list", "--format", "json"]).ok().prints("null");
     start(&sandbox, &sleeper(&sandbox));
     let table = sandbox.runtime(["list"]).ok().stdout.clone();

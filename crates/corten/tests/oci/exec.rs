@@ -126,8 +126,7 @@ fn preserved_descriptors_arrive_and_no_other() {
 fn the_pidfd_arrives_at_the_socket() {
     let sandbox = sandbox();
     start(&sandbox, &sleeper(&sandbox));
-    let path = sandbox.work().join("pidfd.sock");
-    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let (path, listener) = sandbox.listen("pidfd.sock");
     let words = ["exec", "--detach", "--pidfd-socket", path.to_str().unwrap(), "c", "sleep", "1000"];
     detached(&sandbox, &words).ok();
     let (label, fd) = terminal::receive(&listener);

@@ -25,8 +25,7 @@ fn shell(script: &str) -> Hook {
 /// A bundle whose hooks of every kind append a line to a log that is also seen inside.
 fn logging(sandbox: &Sandbox, program: &str) -> (Bundle, std::path::PathBuf) {
     let mut bundle = script(sandbox, program);
-    let out = sandbox.work().join("out");
-    std::fs::create_dir(&out).unwrap();
+    let out = sandbox.directory("out");
     let log = out.join("log");
     // The same path inside and outside, so that one script serves both.
     bundle.mount(out.to_str().unwrap(), "bind", out.to_str().unwrap(), &["bind", "rw"]);

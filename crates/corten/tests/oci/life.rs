@@ -34,8 +34,7 @@ fn a_container_goes_through_its_states() {
 fn the_program_does_not_run_before_start() {
     let sandbox = sandbox();
     let mut bundle = script(&sandbox, "echo ran >/out/file; sleep 1000");
-    let out = sandbox.work().join("out");
-    std::fs::create_dir(&out).unwrap();
+    let out = sandbox.directory("out");
     bundle.mount("/out", "bind", out.to_str().unwrap(), &["bind", "rw"]);
     bundle.write();
     detached(&sandbox, &["create", "-b", bundle.directory.to_str().unwrap(), "c"]).ok();

@@ -13,7 +13,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 use super::*;
 
 fn notifying(sandbox: &Sandbox, bundle: &mut Bundle, names: &[&str]) -> UnixListener {
-    let path = sandbox.work().join("agent");
+    let (path, listener) = sandbox.listen("agent");
     let rule = SeccompRule {
         names: names.iter().map(ToString::to_string).collect(),
         action: "SCMP_ACT_NOTIFY".into(),
@@ -26,7 +26,7 @@ fn notifying(sandbox: &Sandbox, bundle: &mut Bundle, names: &[&str]) -> UnixList
         ..Seccomp::default()
     });
     bundle.write();
-    UnixListener::bind(path).unwrap()
+    listener
 }
 
 /// The notify descriptor of the next connection.

@@ -45,8 +45,7 @@ fn the_terminal_is_handed_over_through_the_socket() {
     bundle.process().terminal = true;
     bundle.process().console_size = Some(corten_types::runtime_spec::ConsoleSize { height: 33, width: 101 });
     bundle.write();
-    let path = sandbox.work().join("console.sock");
-    let listener = UnixListener::bind(&path).unwrap();
+    let (path, listener) = sandbox.listen("console.sock");
     let words = ["create", "-b", bundle.directory.to_str().unwrap(), "--console-socket", path.to_str().unwrap(), "c"];
     detached(&sandbox, &words).ok();
     let (_, terminal) = receive(&listener);
@@ -63,8 +62,7 @@ fn the_terminal_is_handed_over_through_the_socket() {
 fn an_exec_gets_a_terminal_of_its_own() {
     let sandbox = sandbox();
     start(&sandbox, &sleeper(&sandbox));
-    let path = sandbox.work().join("console.sock");
-    let listener = UnixListener::bind(&path).unwrap();
+    let (path, listener) = sandbox.listen("console.sock");
     let words =
         ["exec", "--tty", "--detach", "--console-socket", path.to_str().unwrap(), "c", "sh", "-c", "tty; sleep 1000"];
     detached(&sandbox, &words).ok();
