@@ -1,6 +1,7 @@
 //! Paths beneath a root, archives, overlay mounts, locks, and files that appear whole or not at all.
 
 pub mod atomic;
+pub mod erofs;
 pub mod lock;
 pub mod overlay;
 pub mod root;

@@ -304,7 +304,7 @@ fn handle(path: &Path, handles: &mut Vec<OwnedFd>) -> Result<String> {
 }
 
 /// What the kernel has to say about a failed configuration (fsopen(2): messages read from the context).
-fn messages(context: BorrowedFd<'_>) -> Vec<String> {
+pub(crate) fn messages(context: BorrowedFd<'_>) -> Vec<String> {
     let mut lines = Vec::new();
     let mut buffer = [0u8; 512];
     while let Ok(length) = rustix::io::read(context, &mut buffer)
