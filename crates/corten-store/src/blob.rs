@@ -15,10 +15,11 @@ use rustix::io::Errno;
 use sha2::Digest as _;
 
 use crate::disk::{Disk, random_name, storing};
+use crate::lease::Lease;
 use crate::lock::retry;
 
 /// A running hash.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub(crate) enum Hasher {
     Sha256(sha2::Sha256),
     Sha512(Box<sha2::Sha512>),
@@ -55,7 +56,8 @@ pub(crate) fn digest_of(algorithm: Algorithm, bytes: &[u8]) -> Result<Digest> {
 }
 
 /// Content that is being written. It has no name and vanishes with its descriptor.
-pub(crate) struct Ingest {
+#[derive(Debug)]
+pub struct Ingest {
     file: File,
     /// Its name in `ingest` where the file system cannot make unnamed files.
     named: Option<Named>,
@@ -63,17 +65,31 @@ pub(crate) struct Ingest {
     size: u64,
 }
 
-/// A file in `ingest` that is removed with its owner.
+/// A file in `ingest`.
 #[derive(Debug)]
-struct Named {
+pub(crate) struct Named {
     ingest: Root,
     name: String,
+    removed_with_owner: bool,
+}
+
+impl Named {
+    /// A name that outlives its owner.
+    pub(crate) fn kept(ingest: Root, name: String) -> Self {
+        Self { ingest, name, removed_with_owner: false }
+    }
+
+    pub(crate) fn remove_with_owner(&mut self) {
+        self.removed_with_owner = true;
+    }
 }
 
 impl Drop for Named {
     fn drop(&mut self) {
-        // What stays is swept by the next open.
-        unlinkat(self.ingest.as_fd(), &*self.name, AtFlags::empty()).unwrap_or_default();
+        if self.removed_with_owner {
+            // What stays is swept by the next open.
+            unlinkat(self.ingest.as_fd(), &*self.name, AtFlags::empty()).unwrap_or_default();
+        }
     }
 }
 
@@ -100,8 +116,13 @@ impl Ingest {
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::NOFOLLOW;
         let file = ingest.open(&name, flags, Mode::RUSR | Mode::WUSR)?;
         retry(|| flock(&file, FlockOperation::LockExclusive)).call(|| "flock(<ingest>, LOCK_EX)")?;
-        let named = Some(Named { ingest, name });
+        let named = Some(Named { ingest, name, removed_with_owner: true });
         Ok(Self { file: file.into(), named, hasher: Hasher::new(algorithm), size: 0 })
+    }
+
+    /// Bytes written so far.
+    pub fn size(&self) -> u64 {
+        self.size
     }
 
     /// Copies all of `content`, refusing more than `size_bytes_max`.
@@ -124,6 +145,7 @@ impl Ingest {
         }
     }
 
+    /// Writes bytes.
     pub(crate) fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.hasher.update(bytes);
         self.file.write_all(bytes)?;
@@ -132,14 +154,15 @@ impl Ingest {
     }
 
     /// Ends writing; the digest is known now.
-    pub(crate) fn finish(self) -> Result<Staged> {
+    pub fn finish(self) -> Result<Staged> {
         let (file, named) = (self.file, self.named);
         Ok(Staged { file: Arc::new(file), named, digest: self.hasher.finish()?, size: self.size })
     }
 }
 
 /// Content that is whole and hashed, and not named yet.
-pub(crate) struct Staged {
+#[derive(Debug)]
+pub struct Staged {
     pub(crate) file: Arc<File>,
     named: Option<Named>,
     pub(crate) digest: Digest,
@@ -147,11 +170,36 @@ pub(crate) struct Staged {
 }
 
 impl Staged {
-    /// Verifies, makes durable and names the content. The directory is synced by [`sync_names`], once for many blobs.
-    pub(crate) fn commit(&self, disk: &Disk, expected: &Digest) -> Result<()> {
+    pub(crate) fn new(file: Arc<File>, named: Option<Named>, digest: Digest, size: u64) -> Self {
+        Self { file, named, digest, size }
+    }
+
+    /// Its digest, by the algorithm that was asked for.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// Its size, bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Verifies, makes durable and names the content; its size. From now on the store has the blob; `lease` keeps it.
+    pub fn commit(&self, lease: &Lease, expected: &Digest) -> Result<u64> {
+        self.name(lease, expected)?;
+        sync_names(lease.disk(), expected.algorithm())?;
+        Ok(self.size)
+    }
+
+    /// As [`Staged::commit`], but the name is durable only after [`sync_names`], once for many blobs.
+    pub(crate) fn name(&self, lease: &Lease, expected: &Digest) -> Result<()> {
         if self.digest != *expected {
             let message = format!("expected {expected}, received {} after {} bytes", self.digest, self.size);
             return Err(Error::new(ErrorKind::Corrupt, message));
+        }
+        let disk = lease.disk();
+        if lease.keep(expected)? {
+            return Ok(());
         }
         // An error here stops the commit and is never retried: the kernel reports it once and drops the pages.
         rustix::fs::fdatasync(&*self.file).call(|| "fdatasync(<blob>)").map_err(|error| storing(error, "a blob"))?;
@@ -213,13 +261,12 @@ pub(crate) fn read(disk: &Disk, digest: &Digest, size_bytes_max: u64) -> Result<
     Ok(content)
 }
 
-/// Removes a blob; the bytes it had.
-pub(crate) fn remove(disk: &Disk, digest: &Digest) -> Result<u64> {
-    let dir = disk.part(&folder(digest))?;
-    let size = dir.stat_nofollow(digest.hex()).map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0));
-    match dir.remove_file(digest.hex()) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(0),
-        result => result.map(|()| size),
+/// The size of a blob; `None` where the store does not have it.
+pub(crate) fn size(disk: &Disk, digest: &Digest) -> Result<Option<u64>> {
+    match disk.root().stat_nofollow(format!("{}/{}", folder(digest), digest.hex())) {
+        Ok(stat) => Ok(Some(u64::try_from(stat.st_size).unwrap_or(0))),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -265,7 +312,8 @@ mod tests {
     #[test]
     fn content_is_named_only_when_it_is_what_was_expected() {
         let dir = tempfile::tempdir().unwrap();
-        let disk = Disk::open(dir.path()).unwrap();
+        let disk = Arc::new(Disk::open(dir.path()).unwrap());
+        let lease = Lease::take(&disk, "test").unwrap();
         for (make, algorithm) in [
             (Ingest::new as fn(&Disk, Algorithm) -> Result<Ingest>, Algorithm::Sha256),
             (Ingest::named, Algorithm::Sha256),
@@ -277,12 +325,12 @@ mod tests {
             ingest.write_all(text.as_bytes()).unwrap();
             let staged = ingest.finish().unwrap();
             let other = digest_of(algorithm, b"other").unwrap();
-            assert_eq!(staged.commit(&disk, &other).unwrap_err().kind(), ErrorKind::Corrupt);
+            assert_eq!(staged.commit(&lease, &other).unwrap_err().kind(), ErrorKind::Corrupt);
             assert!(!exists(&disk, &other).unwrap() && !exists(&disk, &expected).unwrap());
             // Swept by nobody while it is held.
             disk.sweep().unwrap();
-            staged.commit(&disk, &expected).unwrap();
-            staged.commit(&disk, &expected).unwrap();
+            staged.commit(&lease, &expected).unwrap();
+            staged.commit(&lease, &expected).unwrap();
             drop(staged);
             assert!(disk.part("ingest").unwrap().list(".").unwrap().is_empty());
             assert_eq!(read(&disk, &expected, 100).unwrap(), text.as_bytes());
@@ -292,11 +340,12 @@ mod tests {
     #[test]
     fn a_flipped_bit_is_found_when_it_is_read() {
         let dir = tempfile::tempdir().unwrap();
-        let disk = Disk::open(dir.path()).unwrap();
+        let disk = Arc::new(Disk::open(dir.path()).unwrap());
+        let lease = Lease::take(&disk, "test").unwrap();
         let digest = digest_of(Algorithm::Sha256, b"text").unwrap();
         let mut ingest = Ingest::new(&disk, Algorithm::Sha256).unwrap();
         ingest.write_all(b"text").unwrap();
-        ingest.finish().unwrap().commit(&disk, &digest).unwrap();
+        ingest.finish().unwrap().commit(&lease, &digest).unwrap();
         std::fs::write(dir.path().join("blobs/sha256").join(digest.hex()), "tExt").unwrap();
         let error = read(&disk, &digest, 100).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt);

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use corten_fs::Root;
 use corten_sys::Call;
@@ -10,11 +11,13 @@ use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, RenameFlags, flock};
 use rustix::io::Errno;
 
 use crate::lock::retry;
+use crate::partial;
 
 /// The directories of a store, made together.
-const PARTS: [&str; 8] = ["blobs", "blobs/sha256", "blobs/sha512", "ingest", "layers", "locks", "snapshots", "trash"];
+const PARTS: [&str; 9] =
+    ["blobs", "blobs/sha256", "blobs/sha512", "ingest", "layers", "locks", "snapshots", "trash", "leases"];
 /// The part that is made last: where it is, all are.
-const LAST_PART: &str = "trash";
+const LAST_PART: &str = "leases";
 
 /// A store's directory, held by descriptor.
 #[derive(Debug)]
@@ -102,6 +105,13 @@ impl Disk {
             let name = entry.name.to_string_lossy().into_owned();
             let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
             let Ok(held) = ingest.open(&name, flags, Mode::empty()) else { continue };
+            if name.starts_with(partial::PREFIX) {
+                let stat = rustix::fs::fstat(&held).call(|| "fstat(<ingest>)")?;
+                let seconds = Duration::from_secs(u64::try_from(stat.st_mtime).unwrap_or(0));
+                if !partial::is_stale(SystemTime::UNIX_EPOCH + seconds) {
+                    continue;
+                }
+            }
             if flock(&held, FlockOperation::NonBlockingLockExclusive).is_ok() {
                 ingest.remove_all(&name).context(|| "cannot remove what an interrupted load left")?;
             }

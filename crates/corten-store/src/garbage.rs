@@ -1,20 +1,17 @@
 //! What nobody needs: blobs and layers of removed images.
 //!
-//! A load or a start holds the store's use lock; collection needs it alone, so nothing that is being made looks unneeded.
+//! Collection runs beside everything else. Under the lock that keeps leases from taking things in, it reads the leases
+//! first and the rows second (an image that is being stored is in one of them at any time), and moves what is in neither
+//! to the trash; deleting comes later and under no lock.
 
 use std::collections::HashSet;
-use std::os::fd::{AsFd, OwnedFd};
 
-use corten_sys::Call;
 use corten_types::digest::Algorithm;
-use corten_types::{Digest, Result};
-use rustix::fs::{FlockOperation, Mode, OFlags, flock};
-use rustix::io::Errno;
+use corten_types::{Digest, ErrorKind, Result};
 
-use crate::blob;
 use crate::database::Database;
 use crate::disk::Disk;
-use crate::lock::retry;
+use crate::lease::{self, Alone, Kept};
 use crate::snapshot;
 
 /// What a collection removed.
@@ -28,56 +25,52 @@ pub struct Collected {
     pub bytes: u64,
 }
 
-/// A hold on the store: nothing is collected meanwhile.
-#[derive(Debug)]
-pub(crate) struct InUse {
-    _lock: OwnedFd,
-}
-
-impl InUse {
-    pub(crate) fn hold(disk: &Disk) -> Result<Self> {
-        let lock = lock_directory(disk)?;
-        retry(|| flock(&lock, FlockOperation::LockShared)).call(|| "flock(<locks>, LOCK_SH)")?;
-        Ok(Self { _lock: lock })
-    }
-}
-
-fn lock_directory(disk: &Disk) -> Result<OwnedFd> {
-    disk.root().open("locks", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
-}
-
-/// Removes what no image and no snapshot needs; `None` while a load or a start is under way: a later one collects it.
-pub(crate) fn collect(disk: &Disk, database: &Database) -> Result<Option<Collected>> {
-    let lock = lock_directory(disk)?;
-    match flock(lock.as_fd(), FlockOperation::NonBlockingLockExclusive) {
-        Err(Errno::WOULDBLOCK) => return Ok(None),
-        result => result.call(|| "flock(<locks>, LOCK_EX | LOCK_NB)")?,
-    }
+/// Moves what no image, snapshot, pin and lease needs to the trash.
+pub(crate) fn collect(disk: &Disk, database: &Database) -> Result<Collected> {
+    let alone = Alone::wait(disk)?;
+    let kept = lease::kept(disk, &alone)?;
     let mut collected = Collected::default();
-    layers(disk, database, &mut collected)?;
-    blobs(disk, database, &mut collected)?;
-    Ok(Some(collected))
+    let layers = unneeded_layers(disk, database, &kept)?;
+    let blobs = unneeded_blobs(disk, database, &kept)?;
+    for key in &layers {
+        collected.bytes += database.layer(key)?.map_or(0, |row| row.size);
+    }
+    // The rows first: a row without its blob would say that a layer can be unpacked again.
+    database.forget(&layers, &blobs)?;
+    for key in &layers {
+        disk.discard(&format!("layers/{key}"))?;
+    }
+    for digest in &blobs {
+        let path = format!("blobs/{}/{}", digest.algorithm().as_str(), digest.hex());
+        let size = match disk.root().stat_nofollow(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            result => result?.st_size,
+        };
+        collected.bytes += u64::try_from(size).unwrap_or(0);
+        disk.discard(&path)?;
+    }
+    collected.layers = layers;
+    collected.blobs = blobs;
+    Ok(collected)
 }
 
-fn blobs(disk: &Disk, database: &Database, collected: &mut Collected) -> Result<()> {
+fn unneeded_blobs(disk: &Disk, database: &Database, kept: &Kept) -> Result<Vec<Digest>> {
     let needed: HashSet<String> = database.needed_blobs()?.into_iter().collect();
+    let mut unneeded = Vec::new();
     for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
         let dir = disk.part(&format!("blobs/{}", algorithm.as_str()))?;
         for entry in dir.list(".")? {
             let Ok(digest) = Digest::from_hex(algorithm, &entry.name.to_string_lossy()) else { continue };
-            if needed.contains(&digest.to_string()) {
-                continue;
+            let name = digest.to_string();
+            if !needed.contains(&name) && !kept.blobs.contains(&name) {
+                unneeded.push(digest);
             }
-            // The row first: a row without its blob would say that a layer can be unpacked again.
-            database.forget_blob(&digest.to_string())?;
-            collected.bytes += blob::remove(disk, &digest)?;
-            collected.blobs.push(digest);
         }
     }
-    Ok(())
+    Ok(unneeded)
 }
 
-fn layers(disk: &Disk, database: &Database, collected: &mut Collected) -> Result<()> {
+fn unneeded_layers(disk: &Disk, database: &Database, kept: &Kept) -> Result<Vec<String>> {
     let mut needed: HashSet<String> = HashSet::new();
     for id in database.needed_layers()? {
         needed.insert(Digest::parse(&id)?.hex());
@@ -91,11 +84,5 @@ fn layers(disk: &Disk, database: &Database, collected: &mut Collected) -> Result
     let mut known: HashSet<String> = database.layer_keys()?.into_iter().collect();
     let dir = disk.part("layers")?;
     known.extend(dir.list(".")?.into_iter().map(|entry| entry.name.to_string_lossy().into_owned()));
-    for key in known.difference(&needed) {
-        collected.bytes += database.layer(key)?.map_or(0, |row| row.size);
-        database.remove_layer(key)?;
-        disk.discard(&format!("layers/{key}"))?;
-        collected.layers.push(key.clone());
-    }
-    Ok(())
+    Ok(known.into_iter().filter(|key| !needed.contains(key) && !kept.layers.contains(key)).collect())
 }

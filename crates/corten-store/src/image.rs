@@ -3,6 +3,8 @@
 use corten_types::image_spec::{Descriptor, ImageConfig};
 use corten_types::{Digest, Reference};
 
+use crate::database::Kind;
+
 /// One image of one platform.
 #[derive(Debug, Clone)]
 pub struct Image {
@@ -12,6 +14,8 @@ pub struct Image {
     pub manifest: Digest,
     /// Media type of the manifest.
     pub media_type: String,
+    /// What its names point to: the manifest, or an index that it is a member of.
+    pub target: Digest,
     /// The configuration, parsed; the original bytes are the blob `id`.
     pub config: ImageConfig,
     /// The layers, lowest first.
@@ -35,4 +39,25 @@ pub struct Layer {
     pub diff_id: Digest,
     /// Identity of this layer on top of those below: the name of its directory.
     pub chain_id: Digest,
+}
+
+/// What a reference points to.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// Digest of the manifest or index.
+    pub digest: Digest,
+    /// What it is.
+    pub kind: Kind,
+    /// Its media type.
+    pub media_type: String,
+    /// Its size, bytes.
+    pub size: u64,
+    /// Kind of artifact, where it is one.
+    pub artifact_type: Option<String>,
+    /// What it is about.
+    pub subject: Option<Digest>,
+    /// When it was stored here, nanoseconds since 1970.
+    pub added_ns: i64,
+    /// What points to it, sorted.
+    pub references: Vec<Reference>,
 }

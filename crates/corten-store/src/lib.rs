@@ -2,32 +2,48 @@
 //!
 //! ```text
 //! ROOT/blobs/sha256/HEX     content, each file verified to have the digest that is its name
+//! ROOT/leases/              what is being brought in and not named by any row yet, one file per holder
 //! ROOT/ingest/              blobs and layers in the making, each locked by its maker; what is unlocked is stale
 //! ROOT/layers/HEX/fs        one layer unpacked in overlay's form, by diff id or chain id; complete or absent
 //! ROOT/snapshots/KEY/       a container's writable layer: upper, work, and the digest of its image
 //! ROOT/trash/               what was removed and waits to be deleted in the background
-//! ROOT/locks/               one file per layer being unpacked; the directory itself is the lock of collection
-//! ROOT/db.sqlite            images, references with their history, layers
+//! ROOT/locks/               one file per blob being fetched or unpacked; the directory itself is the lock of collection
+//! ROOT/db.sqlite            images, indexes, artifacts, references with their history, layers, pins
 //! ```
 //!
 //! Several processes use one root at once. A kill at any instruction leaves a state that the next [`Store::open`] repairs.
 
+pub mod add;
 mod blob;
+mod content;
 mod database;
 mod disk;
 mod garbage;
+mod growing;
 mod hello;
 mod host;
 pub mod image;
 pub mod import;
 pub mod layer;
+mod lease;
 mod lock;
+mod lookup;
+mod partial;
+mod receive;
+mod remove;
 pub mod snapshot;
 pub mod store;
 
+pub use add::{NewImageRequest, RawDocument, Unpack};
+pub use blob::{Ingest, Staged};
 pub use corten_fs::overlay::Overlay;
+pub use database::{Kind, Move};
 pub use garbage::Collected;
-pub use image::{Image, Layer};
+pub use image::{Image, Layer, Target};
 pub use import::{LoadedImage, Source};
+pub use lease::Lease;
+pub use partial::PartialIngest;
+pub use receive::{Incoming, Receiver, Turn};
+pub use remove::Removed;
 pub use snapshot::{Base, PrepareRequest, Snapshot};
-pub use store::{Options, Removed, Store};
+pub use store::{Options, Store};

@@ -5,22 +5,21 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use corten_types::digest::Algorithm;
-use corten_types::image_spec::{CONFIG_SIZE_BYTES_MAX, Document, ImageConfig, MANIFEST_SIZE_BYTES_MAX};
 use corten_types::{Context, Digest, Error, ErrorKind, Reference, Result};
 
 use crate::blob;
-use crate::database::{Database, ImageRow};
+use crate::database::Database;
 use crate::disk::Disk;
-use crate::garbage::{self, Collected, InUse};
+use crate::growing::LayerBytes;
 use crate::hello;
-use crate::image::{Image, Layer};
+use crate::image::Image;
 use crate::import::archive::StagedArchive;
 use crate::import::layout::LayoutDir;
 use crate::import::unpack::{Unpacker, with_unpacker};
 use crate::import::{self, Imported, LoadedImage, Source, Want};
 use crate::layer::owner::Owners;
-use crate::layer::{LayerRow, Layers, chain_ids, decode};
+use crate::layer::{LayerRow, Layers, decode};
+use crate::lease::Shared;
 use crate::snapshot::{self, Base, PrepareRequest, Snapshot};
 
 /// Where the store lies.
@@ -33,19 +32,8 @@ pub struct Options {
 /// A store. Cheap to open; the database is opened by the first call that needs it. May be shared by threads.
 #[derive(Debug)]
 pub struct Store {
-    disk: Disk,
+    disk: Arc<Disk>,
     database: Database,
-}
-
-/// What [`Store::remove`] did.
-#[derive(Debug, Clone, Default)]
-pub struct Removed {
-    /// References that no longer exist.
-    pub untagged: Vec<Reference>,
-    /// The image, where nothing names it any more: its identifier.
-    pub deleted: Option<Digest>,
-    /// What went with it; empty where a load was under way (the next removal collects it).
-    pub collected: Collected,
 }
 
 impl Store {
@@ -55,114 +43,15 @@ impl Store {
             .context(|| format!("cannot open the image store at `{}`", options.root.display()))?;
         disk.sweep()?;
         let database = Database::new(disk.path());
-        Ok(Self { disk, database })
+        Ok(Self { disk: Arc::new(disk), database })
     }
 
-    /// The image that `name` means: a reference, a short name, an identifier or a unique prefix of one, as docker looks
-    /// it up.
-    pub fn resolve(&self, name: &str) -> Result<Image> {
-        let row = self.lookup(name)?;
-        self.read_image(row)
+    pub(crate) fn disk(&self) -> &Arc<Disk> {
+        &self.disk
     }
 
-    fn lookup(&self, name: &str) -> Result<ImageRow> {
-        let missing = || {
-            Error::new(ErrorKind::NotFound, format!("there is no image `{}`", name.escape_debug()))
-                .hint("`corten images` lists what is here; `corten load -i FILE` brings in an archive")
-        };
-        let whole = if name.len() == 64 { Digest::from_hex(Algorithm::Sha256, name) } else { Digest::parse(name) };
-        if let Ok(digest) = whole {
-            return self.database.images_by_digest(&digest)?.into_iter().next().ok_or_else(missing);
-        }
-        let reference = Reference::parse(name);
-        if let Ok(reference) = &reference
-            && let Some(row) = self.by_reference(reference)?
-        {
-            return Ok(row);
-        }
-        let prefix = name.strip_prefix("sha256:").unwrap_or(name);
-        if !prefix.is_empty() && prefix.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
-            let rows = self.database.images_by_prefix(prefix)?;
-            if let Some(first) = rows.first() {
-                if rows.iter().any(|row| row.config != first.config) {
-                    return Err(Error::new(
-                        ErrorKind::Conflict,
-                        format!("`{name}` is the start of several images' ids"),
-                    )
-                    .hint("type more digits; `corten images --no-trunc` shows them all"));
-                }
-                return Ok(first.clone());
-            }
-        }
-        reference.and_then(|_| Err(missing()))
-    }
-
-    fn by_reference(&self, reference: &Reference) -> Result<Option<ImageRow>> {
-        let manifest = match (self.database.reference(reference)?, reference.digest()) {
-            (Some(manifest), _) => manifest,
-            // `NAME@DIGEST` finds what another name of the repository brought in.
-            (None, Some(digest)) => {
-                let repository = reference.repository();
-                let known = self.database.references_of(digest)?;
-                if !known.iter().any(|known| known.repository() == repository) {
-                    return Ok(None);
-                }
-                *digest
-            }
-            (None, None) => return Ok(None),
-        };
-        Ok(self.database.images_by_digest(&manifest)?.into_iter().find(|row| row.manifest == manifest))
-    }
-
-    /// The image whose configuration or manifest is `digest`.
-    pub fn image(&self, digest: &Digest) -> Result<Image> {
-        self.resolve(&digest.to_string())
-    }
-
-    /// Every image, newest first.
-    pub fn images(&self) -> Result<Vec<Image>> {
-        self.database.images()?.into_iter().map(|row| self.read_image(row)).collect()
-    }
-
-    fn read_image(&self, row: ImageRow) -> Result<Image> {
-        let named = || format!("cannot read image {}", row.config.short());
-        let manifest = blob::read(&self.disk, &row.manifest, MANIFEST_SIZE_BYTES_MAX).context(named)?;
-        let Document::Manifest(manifest) = Document::parse(&manifest, Some(&row.media_type)).context(named)? else {
-            return Err(Error::new(ErrorKind::Corrupt, "an index is stored as an image").context(named()));
-        };
-        let config = blob::read(&self.disk, &row.config, CONFIG_SIZE_BYTES_MAX).context(named)?;
-        let config = ImageConfig::parse(&config).context(named)?;
-        let chain = chain_ids(&config.rootfs.diff_ids)?;
-        let layers = manifest.layers.into_iter().zip(&config.rootfs.diff_ids).zip(chain);
-        let layers = layers.map(|((blob, diff_id), chain_id)| Layer { blob, diff_id: *diff_id, chain_id }).collect();
-        let references = self.database.references_of(&row.manifest)?;
-        let (repo_digests, repo_tags) = references.into_iter().partition(|reference| reference.digest().is_some());
-        Ok(Image {
-            id: row.config,
-            manifest: row.manifest,
-            media_type: row.media_type,
-            config,
-            layers,
-            size: row.size,
-            added_ns: row.added_ns,
-            repo_tags,
-            repo_digests,
-        })
-    }
-
-    /// The original bytes of an image's configuration.
-    pub fn config_bytes(&self, image: &Image) -> Result<Vec<u8>> {
-        blob::read(&self.disk, &image.id, CONFIG_SIZE_BYTES_MAX)
-    }
-
-    /// The original bytes of an image's manifest.
-    pub fn manifest_bytes(&self, image: &Image) -> Result<Vec<u8>> {
-        blob::read(&self.disk, &image.manifest, MANIFEST_SIZE_BYTES_MAX)
-    }
-
-    /// A blob, for reading.
-    pub fn open_blob(&self, digest: &Digest) -> Result<File> {
-        blob::open(&self.disk, digest)
+    pub(crate) fn database(&self) -> &Database {
+        &self.database
     }
 
     /// Loads every image of an archive (docker-archive or oci-archive, plain or compressed) that is read once, front to
@@ -178,17 +67,15 @@ impl Store {
     /// Brings in the one image that `source` means, for this machine, without a name: kept by digest.
     pub fn import(&self, source: &Source) -> Result<Image> {
         let loaded = self.import_with("import", |unpacker| {
-            let mut images = self.images_of(source, unpacker)?;
+            let mut images = self.found_in(source, unpacker)?;
             images.iter_mut().for_each(|image| image.references.clear());
             Ok(images)
         })?;
         let first = loaded.first().ok_or_else(|| Error::new(ErrorKind::NotFound, "the source holds no image"))?;
-        let row =
-            self.database.images_by_digest(&first.manifest)?.into_iter().find(|row| row.manifest == first.manifest);
-        self.read_image(row.ok_or_else(|| Error::new(ErrorKind::Conflict, "the image was removed meanwhile"))?)
+        self.image(&first.manifest)
     }
 
-    fn images_of(&self, source: &Source, unpacker: &Unpacker<'_>) -> Result<Vec<Imported>> {
+    fn found_in(&self, source: &Source, unpacker: &Unpacker<'_>) -> Result<Vec<Imported>> {
         let (path, want) = match source {
             Source::OciLayout { dir, tag } => {
                 let mut files = LayoutDir::open(dir, &self.disk, unpacker)?;
@@ -210,11 +97,11 @@ impl Store {
         cause: &str,
         find: impl FnOnce(&Unpacker<'_>) -> Result<Vec<Imported>>,
     ) -> Result<Vec<LoadedImage>> {
-        let _in_use = InUse::hold(&self.disk)?;
-        let layers = self.layers()?;
+        let lease = self.lease(cause)?;
+        let layers = self.layers()?.kept_by(&lease);
         with_unpacker(&layers, |unpacker| {
             let images = find(unpacker)?;
-            images.into_iter().map(|image| image.commit(&self.disk, &self.database, unpacker, cause)).collect()
+            images.into_iter().map(|image| image.commit(self, &lease, unpacker, cause)).collect()
         })
     }
 
@@ -252,88 +139,23 @@ impl Store {
         self.image(&made)
     }
 
-    /// Removes an image that nothing names and no container uses.
-    fn retire(&self, manifest: &Digest) -> Result<()> {
-        if self.database.references_of(manifest)?.is_empty() && !self.is_used(manifest)? {
-            self.database.remove_image(manifest, now_ns())?;
-            garbage::collect(&self.disk, &self.database)?;
-        }
-        Ok(())
-    }
-
-    /// Points `reference` at an image; the move is remembered in the reference's history.
-    pub fn tag(&self, image: &Digest, reference: &Reference) -> Result<()> {
-        if reference.digest().is_some() {
-            return Err(Error::invalid(format!("`{reference}` names a digest; a tag is wanted")));
-        }
-        let row = self.lookup(&image.to_string())?;
-        self.database.move_reference(reference, Some(&row.manifest), now_ns(), "tag")
-    }
-
-    /// Removes a reference; the image stays. The manifest it pointed to.
-    pub fn untag(&self, reference: &Reference) -> Result<Digest> {
-        let manifest = self
-            .database
-            .reference(reference)?
-            .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("there is no image `{}`", reference.familiar())))?;
-        self.database.move_reference(reference, None, now_ns(), "untag")?;
-        Ok(manifest)
-    }
-
-    /// Removes what `name` means as docker's `rmi` does: one of several names is only untagged, the last name or an
-    /// identifier deletes the image. `Conflict` while a container uses it, or while several repositories name an
-    /// identifier, unless `force`.
-    pub fn remove(&self, name: &str, force: bool) -> Result<Removed> {
-        let row = self.lookup(name)?;
-        let references = self.database.references_of(&row.manifest)?;
-        let named = Reference::parse(name).ok().filter(|reference| references.contains(reference));
-        if let Some(reference) = &named
-            && references.len() > 1
-        {
-            self.untag(reference)?;
-            return Ok(Removed { untagged: vec![reference.clone()], ..Removed::default() });
-        }
-        let id = row.config.short();
-        let mut repositories: Vec<String> = references.iter().map(Reference::repository).collect();
-        repositories.dedup();
-        if named.is_none() && repositories.len() > 1 && !force {
-            return Err(Error::new(ErrorKind::Conflict, format!("image `{id}` is named in several repositories"))
-                .hint("remove its names one by one, or all with `--force`"));
-        }
-        if self.is_used(&row.manifest)? && !force {
-            return Err(Error::new(ErrorKind::Conflict, format!("image `{id}` is used by a container"))
-                .hint("remove the container first (`corten ps -a`), or use `--force`"));
-        }
-        // A container's layers stay; their blobs may go, so they must not be needed after a power cut.
-        self.layers()?.sync()?;
-        let untagged = self.database.remove_image(&row.manifest, now_ns())?;
-        let collected = garbage::collect(&self.disk, &self.database)?.unwrap_or_default();
-        Ok(Removed { untagged, deleted: Some(row.config), collected })
-    }
-
-    fn is_used(&self, manifest: &Digest) -> Result<bool> {
-        for key in snapshot::keys(&self.disk)? {
-            if snapshot::read(&self.disk, &key).is_ok_and(|record| record.manifest() == Some(*manifest)) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// Removes blobs and layers that no image and no snapshot needs. `None` while a load or a start is under way.
-    pub fn collect_garbage(&self) -> Result<Option<Collected>> {
-        garbage::collect(&self.disk, &self.database)
-    }
-
     /// Makes a container's root, unpacking layers that are not unpacked yet.
     pub fn prepare(&self, request: PrepareRequest<'_>) -> Result<Snapshot> {
         let Base::Image(image) = request.base else {
             let user_xattr = Owners::of_this_process()?.in_user_namespace();
             return snapshot::prepare(&self.disk, &request, &[], None, user_xattr);
         };
-        let _in_use = InUse::hold(&self.disk)?;
-        let layers = self.layers()?;
+        {
+            let _collection_waits = Shared::hold(&self.disk)?;
+            let layers = self.layers()?;
+            if let Some(rows) = found(image, &layers)? {
+                return snapshot::prepare(&self.disk, &request, &rows, Some(&layers), layers.user_xattr());
+            }
+        }
+        let lease = self.lease("start")?;
+        let layers = self.layers()?.kept_by(&lease);
         let rows = self.unpacked(image, &layers)?;
+        self.database.set_image_size(&image.manifest, rows.iter().map(|row| row.size).sum())?;
         snapshot::prepare(&self.disk, &request, &rows, Some(&layers), layers.user_xattr())
     }
 
@@ -345,7 +167,7 @@ impl Store {
                 Some(row) => row,
                 None => {
                     let file = Arc::new(blob::open(&self.disk, &layer.blob.digest)?);
-                    let unpacked = layers.unpack(&layer.blob.digest, file)?;
+                    let unpacked = layers.unpack(&layer.blob.digest, &LayerBytes::Whole(file))?;
                     import::settle(layers, unpacked, &layer.diff_id, &layer.chain_id, &rows)?
                 }
             };
@@ -385,6 +207,11 @@ impl Store {
     pub fn root(&self) -> &Path {
         self.disk.path()
     }
+}
+
+/// The unpacked layers of an image, if all are there and usable.
+fn found(image: &Image, layers: &Layers<'_>) -> Result<Option<Vec<LayerRow>>> {
+    image.layers.iter().map(|layer| layers.find(&layer.diff_id, &layer.chain_id)).collect()
 }
 
 /// Nanoseconds since 1970.

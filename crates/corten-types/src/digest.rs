@@ -125,7 +125,7 @@ fn nibble(digit: u8) -> Option<u8> {
 }
 
 /// A hostile word made fit for a message: escaped and cut.
-pub(crate) fn printable(text: &str) -> String {
+pub fn printable(text: &str) -> String {
     let mut shown: String = text.chars().take(100).flat_map(char::escape_debug).collect();
     if text.chars().nth(100).is_some() {
         shown.push('…');

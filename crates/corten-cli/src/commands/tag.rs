@@ -14,7 +14,7 @@ pub(crate) fn run(context: &mut Context<'_>, parsed: &Parsed) -> Result<u8, Fail
         return Err(Error::invalid("refusing to create a tag with a digest reference").into());
     }
     let engine = context.engine()?;
-    let image = engine.store().resolve(source)?;
-    engine.store().tag(&image.manifest, &target)?;
+    let source = engine.store().target(source)?;
+    engine.store().tag(&source.digest, &target)?;
     Ok(0)
 }

@@ -91,6 +91,7 @@ fn image(name: Option<&str>, id: &str, created: &str, size: u64) -> Image {
     );
     Image {
         manifest: id,
+        target: id,
         id,
         media_type: String::new(),
         config: ImageConfig::parse(config.as_bytes()).unwrap(),

@@ -9,7 +9,7 @@ mod commit;
 mod docker;
 pub(crate) mod layout;
 mod oci;
-mod platform;
+pub mod platform;
 mod source;
 pub(crate) mod unpack;
 

@@ -86,7 +86,7 @@ fn one<'i>(index: &'i Index, name: Option<&str>) -> Result<&'i Descriptor> {
             [one] => Ok(one),
             // Several entries of platforms are one image; several of names are not.
             several if several.iter().all(|descriptor| !descriptor.annotations.contains_key(REF_NAME)) => {
-                platform::select(several).ok_or_else(|| no_platform(several))
+                platform::select(several, None).ok_or_else(|| no_platform(several))
             }
             several => match several.iter().find(|descriptor| is_named(descriptor, "latest")) {
                 Some(latest) => Ok(latest),
@@ -137,7 +137,7 @@ fn image(files: &mut dyn Files, descriptor: &Descriptor, depth: u32) -> Result<F
         Document::Index(_) if depth == 0 => {
             Err(Error::new(ErrorKind::Exhausted, format!("indexes lie deeper than {INDEX_DEPTH_MAX} in each other")))
         }
-        Document::Index(index) => match platform::select(&index.manifests) {
+        Document::Index(index) => match platform::select(&index.manifests, None) {
             Some(chosen) => image(files, chosen, depth - 1),
             None => Ok(Err(no_platform(&index.manifests))),
         },

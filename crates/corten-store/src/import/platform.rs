@@ -1,21 +1,78 @@
-//! Which of several images is for this machine.
+//! Which of several images is for this machine, or for the platform that was asked for.
 
 use corten_types::image_spec::{Descriptor, Platform};
+use corten_types::{Error, Result};
 
-/// The best of `manifests` for this machine: its architecture, and the highest variant that it can run. Without any
-/// platform given, the first one.
-pub(super) fn select(manifests: &[Descriptor]) -> Option<&Descriptor> {
-    let rank = |descriptor: &Descriptor| descriptor.platform.as_ref().and_then(rank);
+/// The best of `manifests` for `wanted`, or for this machine: its architecture, and the highest variant that it can run.
+/// Without any platform given, the first one.
+pub fn select<'d>(manifests: &'d [Descriptor], wanted: Option<&Platform>) -> Option<&'d Descriptor> {
     let known = manifests.iter().any(|descriptor| descriptor.platform.is_some());
     if !known {
         return manifests.first();
     }
-    // The first of equals: `max_by_key` gives the last.
-    manifests.iter().rev().filter(|descriptor| rank(descriptor).is_some()).max_by_key(|descriptor| rank(descriptor))
+    let platforms = manifests.iter().filter_map(|descriptor| Some((descriptor.platform.as_ref()?, descriptor)));
+    best(platforms, wanted)
+}
+
+/// The best of what each platform stands for; the first of equals.
+pub(crate) fn best<'p, T>(
+    platforms: impl DoubleEndedIterator<Item = (&'p Platform, T)>,
+    wanted: Option<&Platform>,
+) -> Option<T> {
+    let ranked = platforms.rev().filter_map(|(platform, thing)| Some((rank(platform, wanted)?, thing)));
+    // `max_by_key` gives the last of equals.
+    ranked.max_by_key(|(rank, _)| *rank).map(|(_, thing)| thing)
+}
+
+/// Parses docker's `--platform`: `OS/ARCHITECTURE[/VARIANT]`, or an architecture or operating system alone.
+pub fn parse(text: &str) -> Result<Platform> {
+    let wrong = || {
+        Error::invalid(format!("`{}` is not a platform", corten_types::digest::printable(text)))
+            .hint("write it as `linux/amd64` or `linux/arm64/v8`")
+    };
+    let words: Vec<&str> = text.split('/').collect();
+    if words.len() > 3
+        || words.iter().any(|word| {
+            word.is_empty()
+                || !word.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+        })
+    {
+        return Err(wrong());
+    }
+    let (os, architecture, variant) = match words.as_slice() {
+        [os @ ("linux" | "windows" | "darwin" | "freebsd")] => (*os, this_machine(), None),
+        [architecture] => ("linux", *architecture, None),
+        [os, architecture] => (*os, *architecture, None),
+        [os, architecture, variant] => (*os, *architecture, Some(*variant)),
+        _ => return Err(wrong()),
+    };
+    let (architecture, variant) = match (architecture, variant) {
+        ("x86_64" | "x86-64", variant) => ("amd64", variant),
+        ("aarch64", variant) => ("arm64", variant),
+        ("i386" | "i686", variant) => ("386", variant),
+        ("armhf", None) => ("arm", Some("v7")),
+        ("armel", None) => ("arm", Some("v6")),
+        other => other,
+    };
+    let variant = variant.filter(|variant| !matches!((architecture, *variant), ("amd64", "v1") | ("arm64", "v8")));
+    Ok(Platform {
+        architecture: architecture.to_owned(),
+        os: os.to_lowercase(),
+        variant: variant.map(str::to_owned),
+        ..Platform::default()
+    })
+}
+
+/// A platform as `--platform` writes it.
+pub fn text(platform: &Platform) -> String {
+    match &platform.variant {
+        Some(variant) if !variant.is_empty() => format!("{}/{}/{variant}", platform.os, platform.architecture),
+        _ => format!("{}/{}", platform.os, platform.architecture),
+    }
 }
 
 /// What this machine is called in an index.
-pub(crate) fn this_machine() -> &'static str {
+pub fn this_machine() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
@@ -25,17 +82,27 @@ pub(crate) fn this_machine() -> &'static str {
     }
 }
 
-/// How well a platform suits; `None` where it cannot run here.
-fn rank(platform: &Platform) -> Option<u32> {
-    if platform.os != "linux" || platform.architecture != this_machine() {
+/// How well a platform suits; `None` where it does not.
+fn rank(platform: &Platform, wanted: Option<&Platform>) -> Option<u32> {
+    let variant = platform.variant.as_deref().unwrap_or("");
+    let Some(wanted) = wanted else {
+        let fits = platform.os == "linux" && platform.architecture == this_machine();
+        return level(variant).filter(|level| fits && *level <= level_max());
+    };
+    if platform.os != wanted.os || platform.architecture != wanted.architecture {
         return None;
     }
-    let variant = platform.variant.as_deref().unwrap_or("");
-    let level = match variant {
-        "" => 1,
-        _ => variant.strip_prefix('v')?.parse::<u32>().ok()?,
-    };
-    (level <= level_max()).then_some(level)
+    // As with containerd: a variant that is asked for may be answered by a lower one, an older machine's.
+    match wanted.variant.as_deref().unwrap_or("") {
+        "" => level(variant).or(Some(1)),
+        asked if asked == variant => Some(u32::MAX),
+        asked => level(variant).zip(level(asked)).filter(|(has, asked)| has <= asked).map(|(has, _)| has),
+    }
+}
+
+/// A variant's number; one for none.
+fn level(variant: &str) -> Option<u32> {
+    if variant.is_empty() { Some(1) } else { variant.strip_prefix('v')?.parse().ok() }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -88,9 +155,9 @@ mod tests {
             descriptor(here, Some("v99")),
             descriptor(here, None),
         ];
-        assert_eq!(select(&all).unwrap().platform.as_ref().unwrap().variant, None);
-        assert!(select(&all[..2]).is_none());
+        assert_eq!(select(&all, None).unwrap().platform.as_ref().unwrap().variant, None);
+        assert!(select(&all[..2], None).is_none());
         let bare = Descriptor { platform: None, ..all[1].clone() };
-        assert_eq!(select(std::slice::from_ref(&bare)), Some(&bare));
+        assert_eq!(select(std::slice::from_ref(&bare), None), Some(&bare));
     }
 }

@@ -9,6 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use corten_types::{Digest, Result};
 
 use crate::blob::Staged;
+use crate::growing::LayerBytes;
 use crate::layer::{Layers, Unpacked};
 
 /// Most threads that unpack.
@@ -17,7 +18,7 @@ const THREADS_MAX: usize = 4;
 /// Hands layers to the threads and collects what they made.
 pub(crate) struct Unpacker<'l> {
     layers: &'l Layers<'l>,
-    jobs: Sender<Arc<Staged>>,
+    jobs: Sender<(Digest, LayerBytes)>,
     syncs: Sender<Arc<Staged>>,
     results: &'l Results,
 }
@@ -39,7 +40,7 @@ impl Results {
 /// Runs `work` with threads beside it; they end with it.
 pub(crate) fn with_unpacker<T>(layers: &Layers<'_>, work: impl FnOnce(&Unpacker<'_>) -> Result<T>) -> Result<T> {
     let results = Results::default();
-    let (jobs, job_receiver) = channel();
+    let (jobs, job_receiver) = channel::<(Digest, LayerBytes)>();
     let (syncs, sync_receiver) = channel::<Arc<Staged>>();
     let job_receiver = Mutex::new(job_receiver);
     std::thread::scope(|scope| {
@@ -61,15 +62,15 @@ pub(crate) fn with_unpacker<T>(layers: &Layers<'_>, work: impl FnOnce(&Unpacker<
     })
 }
 
-fn unpack_all(layers: &Layers<'_>, jobs: &Mutex<Receiver<Arc<Staged>>>, results: &Results) {
+fn unpack_all(layers: &Layers<'_>, jobs: &Mutex<Receiver<(Digest, LayerBytes)>>, results: &Results) {
     loop {
         let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(staged) = job else { return };
+        let Ok((digest, bytes)) = job else { return };
         if results.abandoned.load(Ordering::Relaxed) {
             continue;
         }
-        let result = layers.unpack(&staged.digest, Arc::clone(&staged.file));
-        results.lock().insert(staged.digest, Some(result));
+        let result = layers.unpack(&digest, &bytes);
+        results.lock().insert(digest, Some(result));
         results.done.notify_all();
     }
 }
@@ -82,14 +83,32 @@ impl Unpacker<'_> {
 
     /// Starts to unpack what may be a layer.
     pub(crate) fn start(&self, staged: &Arc<Staged>) {
+        self.start_bytes(&staged.digest, LayerBytes::Whole(Arc::clone(&staged.file)));
+    }
+
+    /// Starts to unpack the layer `digest`, which may still be coming.
+    pub(crate) fn start_bytes(&self, digest: &Digest, bytes: LayerBytes) {
         let mut results = self.results.lock();
-        if results.contains_key(&staged.digest) {
+        if results.contains_key(digest) {
             return;
         }
         // The threads live as long as `self`.
-        if self.jobs.send(Arc::clone(staged)).is_ok() {
-            results.insert(staged.digest, None);
+        if self.jobs.send((*digest, bytes)).is_ok() {
+            results.insert(*digest, None);
         }
+    }
+
+    /// As [`Unpacker::start_bytes`], once more where an earlier try failed.
+    pub(crate) fn start_again(&self, digest: &Digest, bytes: LayerBytes) {
+        let mut results = self.results.lock();
+        while let Some(None) = results.get(digest) {
+            results = self.results.done.wait(results).unwrap_or_else(PoisonError::into_inner);
+        }
+        if let Some(Some(Err(_))) = results.get(digest) {
+            results.remove(digest);
+        }
+        drop(results);
+        self.start_bytes(digest, bytes);
     }
 
     /// Starts to write out what will be a blob.
@@ -111,6 +130,6 @@ impl Unpacker<'_> {
             }
         }
         drop(results);
-        self.layers.unpack(blob, file()?)
+        self.layers.unpack(blob, &LayerBytes::Whole(file()?))
     }
 }

@@ -11,12 +11,10 @@ pub mod apply;
 pub mod decode;
 pub mod owner;
 
-use std::fs::File;
 use std::io::BufRead;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use corten_fs::Root;
 use corten_fs::tar::{Archive, Limits};
@@ -26,9 +24,11 @@ use corten_types::{Context, Digest, Error, ErrorKind, Result};
 use rustix::fs::{Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
-use crate::blob::{FileReader, digest_of};
+use crate::blob::digest_of;
 use crate::database::Database;
 use crate::disk::{Disk, Temporary, exists};
+use crate::growing::LayerBytes;
+use crate::lease::Lease;
 use crate::lock::NamedLock;
 use apply::{Applied, apply};
 use decode::Decoder;
@@ -84,13 +84,24 @@ pub(crate) struct Layers<'s> {
     owners: Owners,
     boot: String,
     limits: decode::Limits,
+    /// Keeps what is found and stored; collection is shut out in another way where there is none.
+    lease: Option<&'s Lease>,
 }
 
 impl<'s> Layers<'s> {
     pub(crate) fn new(disk: &'s Disk, database: &'s Database, limits: decode::Limits) -> Result<Self> {
         let boot = corten_fs::root::read_ambient(Path::new("/proc/sys/kernel/random/boot_id"), 100)?;
         let boot = String::from_utf8_lossy(&boot).trim().to_owned();
-        Ok(Self { disk, database, owners: Owners::of_this_process()?, boot, limits })
+        Ok(Self { disk, database, owners: Owners::of_this_process()?, boot, limits, lease: None })
+    }
+
+    /// Layers that are found or stored from now on are kept by `lease`.
+    pub(crate) fn kept_by(self, lease: &'s Lease) -> Self {
+        Self { lease: Some(lease), ..self }
+    }
+
+    fn keep(&self, key: &str) -> Result<()> {
+        self.lease.map_or(Ok(()), |lease| lease.keep_layer(key))
     }
 
     /// The usable unpacked layer, if there is one: by diff id or, where it is bound to those below, by chain id.
@@ -102,6 +113,7 @@ impl<'s> Layers<'s> {
     }
 
     fn usable(&self, key: &str) -> Result<Option<LayerRow>> {
+        self.keep(key)?;
         let Some(row) = self.database.layer(key)? else { return Ok(None) };
         let survived = row.synced || row.boot == self.boot;
         let owners_fit = row.squashed == 0 || self.owners.squashes();
@@ -117,7 +129,7 @@ impl<'s> Layers<'s> {
     }
 
     /// Unpacks a blob, unless that was done before. One process does it at a time; the others find it done.
-    pub(crate) fn unpack(&self, blob: &Digest, file: Arc<File>) -> Result<Unpacked> {
+    pub(crate) fn unpack(&self, blob: &Digest, bytes: &LayerBytes) -> Result<Unpacked> {
         let locks = self.disk.part("locks")?;
         let _one_at_a_time = NamedLock::acquire(locks.as_fd(), &format!("blob-{}", blob.hex()))?;
         if let Some(diff_id) = self.database.diff_id_of(blob)?
@@ -126,7 +138,7 @@ impl<'s> Layers<'s> {
             return Ok(Unpacked::Shared(diff_id));
         }
         let temporary = self.disk.temporary("layer")?;
-        let (applied, diff_id) = self.extract(blob, file, &temporary)?;
+        let (applied, diff_id) = self.extract(blob, bytes, &temporary)?;
         let bound = Bound { temporary, applied, blob: *blob, diff_id };
         if !bound.applied.implicit.is_empty() {
             self.database.note_blob(blob, &diff_id)?;
@@ -137,15 +149,17 @@ impl<'s> Layers<'s> {
         Ok(Unpacked::Shared(diff_id))
     }
 
-    fn extract(&self, blob: &Digest, file: Arc<File>, temporary: &Temporary) -> Result<(Applied, Digest)> {
+    fn extract(&self, blob: &Digest, bytes: &LayerBytes, temporary: &Temporary) -> Result<(Applied, Digest)> {
         let plain_digest_is_known = blob.algorithm() == Algorithm::Sha256;
-        let decoder = Decoder::new(FileReader::new(file), plain_digest_is_known, self.limits)?;
+        let decoder = Decoder::new(bytes.reader(), plain_digest_is_known, self.limits)?;
         let dir = temporary.create_dir("fs", 0o755)?;
         let mut archive = Archive::new(decoder, Limits::default());
         let applied = apply(&mut archive, dir, &self.owners).map_err(|error| error.context(format!("layer {blob}")))?;
         let mut decoder = archive.into_inner();
         debug_assert!(decoder.fill_buf().is_ok_and(<[u8]>::is_empty), "the archive was read to its end");
-        Ok((applied, decoder.finish()?.unwrap_or(*blob)))
+        let diff_id = decoder.finish()?.unwrap_or(*blob);
+        bytes.verified()?;
+        Ok((applied, diff_id))
     }
 
     /// Stores a layer that depends on those below it, given lowest first.

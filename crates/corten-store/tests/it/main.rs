@@ -7,5 +7,7 @@ mod forms;
 mod hostile;
 mod load;
 mod oracle;
+mod receive;
 mod rootless;
 mod support;
+mod upgrade;

@@ -1,0 +1,158 @@
+//! What the store knows by name: images, references with their history, unpacked layers. SQLite in WAL mode, every commit
+//! synced, opened by the first call that needs it.
+
+mod documents;
+mod layers;
+mod pins;
+mod references;
+mod schema;
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use corten_sys::Call;
+use corten_types::{Digest, Error, ErrorKind, Result};
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+use rustix::fs::{CWD, FileType, Mode};
+use rustix::io::Errno;
+
+pub use documents::Kind;
+pub(crate) use documents::{DocumentRow, ImageRow, NewDocument, NewImagePart, NewTarget};
+pub use references::Move;
+use schema::{STEPS, VERSION};
+
+/// How long a commit of another process is waited for.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
+/// The store's database.
+#[derive(Debug)]
+pub(crate) struct Database {
+    path: PathBuf,
+    connection: Mutex<Option<Connection>>,
+}
+
+impl Database {
+    pub(crate) fn new(root: &Path) -> Self {
+        Self { path: root.join("db.sqlite"), connection: Mutex::new(None) }
+    }
+
+    /// Runs `work` on the open database.
+    fn with<T>(&self, work: impl FnOnce(&mut Connection) -> rusqlite::Result<T>) -> Result<T> {
+        // A thread that panicked aborts the process in release; in tests its data is whole (a transaction or none).
+        let mut guard = self.connection.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if guard.is_none() {
+            *guard = Some(self.open()?);
+        }
+        let connection = guard.as_mut().ok_or_else(|| Error::new(ErrorKind::Internal, "no database"))?;
+        work(connection).map_err(|error| self.explain(error))
+    }
+
+    /// Runs `work` as one transaction.
+    fn commit<T>(&self, work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>) -> Result<T> {
+        self.with(|connection| {
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let result = work(&transaction)?;
+            transaction.commit()?;
+            Ok(result)
+        })
+    }
+
+    fn open(&self) -> Result<Connection> {
+        // Made here, because SQLite would make it readable for everybody; its log and index take the same mode. By mknod:
+        // closing any descriptor of the file would release the locks that SQLite holds on it in this process.
+        let mode = Mode::RUSR | Mode::WUSR;
+        match rustix::fs::mknodat(CWD, &self.path, FileType::RegularFile, mode, 0) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            result => result.call(|| format!("mknod({:?}, S_IFREG)", self.path))?,
+        }
+        let (connection, found) = self.try_open().map_err(|error| self.explain(error))?;
+        if found != VERSION {
+            let path = self.path.display();
+            let message = format!("the store's database `{path}` has version {found}, this program knows {VERSION}");
+            return Err(
+                Error::new(ErrorKind::Unsupported, message).hint("use the version of Corten that wrote it, or newer")
+            );
+        }
+        Ok(connection)
+    }
+
+    /// The connection, and the version that the tables have now: older ones are brought to this program's.
+    fn try_open(&self) -> rusqlite::Result<(Connection, usize)> {
+        let mut connection = Connection::open(&self.path)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        // A short-lived reader would copy and sync the whole log as it leaves; the writers do it every 1000 pages.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        let version = |connection: &Connection| {
+            let found = connection.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0))?;
+            Ok::<_, rusqlite::Error>(usize::try_from(found).unwrap_or(usize::MAX))
+        };
+        let mut found = version(&connection)?;
+        if found == 0 {
+            connection.pragma_update(None, "journal_mode", "WAL")?;
+        }
+        if found < VERSION {
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            // Another process may have been faster.
+            found = version(&transaction)?;
+            for step in STEPS.iter().skip(found) {
+                transaction.execute_batch(step)?;
+            }
+            found = found.max(VERSION);
+            transaction.pragma_update(None, "user_version", signed(found as u64))?;
+            transaction.commit()?;
+        }
+        Ok((connection, found))
+    }
+
+    fn explain(&self, error: rusqlite::Error) -> Error {
+        use rusqlite::ErrorCode;
+        let kind = match error.sqlite_error_code() {
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => ErrorKind::Corrupt,
+            Some(ErrorCode::DiskFull | ErrorCode::OutOfMemory) => ErrorKind::Exhausted,
+            Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::CannotOpen) => ErrorKind::Denied,
+            _ => ErrorKind::Internal,
+        };
+        Error::new(kind, format!("the store's database `{}` failed", self.path.display())).caused_by(error)
+    }
+
+    fn texts(&self, sql: &str) -> Result<Vec<String>> {
+        self.with(|connection| {
+            let mut query = connection.prepare_cached(sql)?;
+            query.query_map([], |row| row.get::<_, String>(0))?.collect()
+        })
+    }
+
+    fn digest(&self, sql: &str, value: &str) -> Result<Option<Digest>> {
+        let text: Option<String> =
+            self.with(|connection| connection.prepare_cached(sql)?.query_row([value], |row| row.get(0)).optional())?;
+        text.map(|text| Digest::parse(&text)).transpose()
+    }
+
+    /// The built-in image `name`: what it was made from, and its manifest.
+    pub(crate) fn builtin(&self, name: &str) -> Result<Option<(String, Digest)>> {
+        let row: Option<(String, String)> = self.with(|connection| {
+            let mut query = connection.prepare_cached("SELECT identity, manifest FROM builtin WHERE name = ?1")?;
+            query.query_row([name], |row| Ok((row.get(0)?, row.get(1)?))).optional()
+        })?;
+        row.map(|(identity, manifest)| Ok((identity, Digest::parse(&manifest)?))).transpose()
+    }
+
+    /// Notes what a built-in image was made from.
+    pub(crate) fn set_builtin(&self, name: &str, identity: &str, manifest: &Digest) -> Result<()> {
+        self.commit(|transaction| {
+            let row = params![name, identity, manifest.to_string()];
+            transaction.execute("INSERT OR REPLACE INTO builtin VALUES (?1, ?2, ?3)", row).map(drop)
+        })
+    }
+}
+
+/// SQLite's integers are signed; no size comes near the difference.
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn unsigned(value: i64) -> u64 {
+    u64::try_from(value).unwrap_or(0)
+}

@@ -1,0 +1,123 @@
+//! Names that move and go, and images that go with their last one.
+
+use std::collections::BTreeSet;
+
+use corten_types::{Digest, Error, ErrorKind, Reference, Result};
+
+use crate::database::{DocumentRow, Move};
+use crate::garbage::{self, Collected};
+use crate::snapshot;
+use crate::store::{Store, now_ns};
+
+/// What [`Store::remove`] did.
+#[derive(Debug, Clone, Default)]
+pub struct Removed {
+    /// References that no longer exist.
+    pub untagged: Vec<Reference>,
+    /// The image, where nothing names it any more: its identifier (an index's or artifact's is its own digest).
+    pub deleted: Option<Digest>,
+    /// What went with it.
+    pub collected: Collected,
+}
+
+impl Store {
+    /// Points `reference` at an image, an index or an artifact; the move is remembered in the reference's history.
+    pub fn tag(&self, target: &Digest, reference: &Reference) -> Result<()> {
+        self.tag_because(target, reference, "tag")
+    }
+
+    /// As [`Store::tag`], with the word that the history shows.
+    pub fn tag_because(&self, target: &Digest, reference: &Reference, cause: &str) -> Result<()> {
+        if reference.digest().is_some() {
+            return Err(Error::invalid(format!("`{reference}` names a digest; a tag is wanted")));
+        }
+        let row = self.lookup(&target.to_string())?;
+        self.database().move_reference(reference, Some(&row.digest), now_ns(), cause)
+    }
+
+    /// Removes a reference; the image stays. What it pointed to.
+    pub fn untag(&self, reference: &Reference) -> Result<Digest> {
+        let target = self
+            .database()
+            .reference(reference)?
+            .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("there is no image `{}`", reference.familiar())))?;
+        self.database().move_reference(reference, None, now_ns(), "untag")?;
+        Ok(target)
+    }
+
+    /// Where a reference pointed, newest first; empty where it never pointed anywhere.
+    pub fn history(&self, reference: &Reference) -> Result<Vec<Move>> {
+        self.database().history(reference)
+    }
+
+    /// Removes an image that nothing names and no container uses.
+    pub(crate) fn retire(&self, manifest: &Digest) -> Result<()> {
+        if self.database().references_of(manifest)?.is_empty() && !self.is_used(&BTreeSet::from([*manifest]))? {
+            self.database().remove(manifest, now_ns())?;
+            self.collect_garbage()?;
+        }
+        Ok(())
+    }
+
+    /// Removes what `name` means as docker's `rmi` does: one of several names is only untagged, the last name or an
+    /// identifier deletes the image. `Conflict` while a container uses it, or while several repositories name an
+    /// identifier, unless `force`.
+    pub fn remove(&self, name: &str, force: bool) -> Result<Removed> {
+        let row = self.top_of(self.lookup(name)?)?;
+        let references = self.database().references_of(&row.digest)?;
+        let named = Reference::parse(name).ok().filter(|reference| references.contains(reference));
+        if let Some(reference) = &named
+            && references.len() > 1
+        {
+            self.untag(reference)?;
+            return Ok(Removed { untagged: vec![reference.clone()], ..Removed::default() });
+        }
+        let images = self.images_of(&row.digest)?;
+        let id = images.first().map_or(row.digest, |image| image.id);
+        let mut repositories: Vec<String> = references.iter().map(Reference::repository).collect();
+        repositories.dedup();
+        if named.is_none() && repositories.len() > 1 && !force {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                format!("image `{}` is named in several repositories", id.short()),
+            )
+            .hint("remove its names one by one, or all with `--force`"));
+        }
+        let is_used = self.is_used(&images.iter().map(|image| image.manifest).collect())?;
+        if is_used {
+            if !force {
+                return Err(Error::new(ErrorKind::Conflict, format!("image `{}` is used by a container", id.short()))
+                    .hint("remove the container first (`corten ps -a`), or use `--force`"));
+            }
+            // A container's layers stay; their blobs may go, so they must not be needed after a power cut.
+            self.sync()?;
+        }
+        let untagged = self.database().remove(&row.digest, now_ns())?;
+        let collected = self.collect_garbage()?;
+        Ok(Removed { untagged, deleted: Some(id), collected })
+    }
+
+    /// What stays by itself of what keeps a document: itself, or an index that it is a member of.
+    fn top_of(&self, row: DocumentRow) -> Result<DocumentRow> {
+        if row.top {
+            return Ok(row);
+        }
+        Ok(self.database().parents(&row.digest)?.into_iter().next().unwrap_or(row))
+    }
+
+    /// Whether a container uses one of these manifests.
+    pub(crate) fn is_used(&self, manifests: &BTreeSet<Digest>) -> Result<bool> {
+        for key in snapshot::keys(self.disk())? {
+            let manifest = snapshot::read(self.disk(), &key).ok().and_then(|record| record.manifest());
+            if manifest.is_some_and(|manifest| manifests.contains(&manifest)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Removes blobs and layers that no image, container, pin and lease needs; pulls and starts go on beside it.
+    pub fn collect_garbage(&self) -> Result<Collected> {
+        garbage::collect(self.disk(), self.database())
+    }
+}
