@@ -6,6 +6,7 @@
 //! image     tiny images from this machine's own files, as OCI layout and docker-archive
 //! host      this machine's programs and the libraries they need
 //! tar       an archive in memory
+//! registry  a registry on loopback, well-behaved or hostile
 //! bundle    OCI bundles as the reference runtime's `spec` writes them
 //! leak      what a test left behind: mounts, cgroups, interfaces, nft rules, processes, descriptors, files
 //! skip      tests that cannot run here say why, and are counted
@@ -24,6 +25,7 @@ pub mod bundle;
 pub mod host;
 pub mod image;
 pub mod leak;
+pub mod registry;
 pub mod run;
 pub mod sandbox;
 pub mod skip;
@@ -32,5 +34,6 @@ pub mod world;
 
 pub use bundle::Bundle;
 pub use image::Image;
+pub use registry::Registry;
 pub use run::Finished;
 pub use sandbox::{Identity, Sandbox};

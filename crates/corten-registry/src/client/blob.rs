@@ -23,6 +23,8 @@ pub struct BlobReader<'s> {
     body: Option<BodyReader<'static>>,
     /// Attempts since the last byte.
     fruitless: u32,
+    /// Whether a registry that knows no ranges is an error.
+    strict: bool,
 }
 
 impl std::fmt::Debug for BlobReader<'_> {
@@ -42,7 +44,7 @@ impl<'s> Session<'s> {
 
     /// The bytes of `blob` from `offset` up to `end`.
     pub(crate) fn blob_part(&'s self, blob: &Descriptor, offset: u64, end: u64) -> BlobReader<'s> {
-        BlobReader { session: self, blob: blob.clone(), offset, end, body: None, fruitless: 0 }
+        BlobReader { session: self, blob: blob.clone(), offset, end, body: None, fruitless: 0, strict: false }
     }
 
     /// A small blob, whole and verified.
@@ -54,7 +56,7 @@ impl<'s> Session<'s> {
         let mut content = Vec::new();
         // A reader's lifetime is the session's.
         let mut reader =
-            BlobReader { session: self, blob: blob.clone(), offset: 0, end: blob.size, body: None, fruitless: 0 };
+            BlobReader { session: self, blob: blob.clone(), offset: 0, end: blob.size, body: None, fruitless: 0, strict: false };
         reader
             .read_to_end(&mut content)
             .map_err(|error| error.downcast::<Error>().unwrap_or_else(Error::from))
@@ -83,8 +85,19 @@ impl<'s> Session<'s> {
 }
 
 impl BlobReader<'_> {
-    fn open(&self) -> Result<BodyReader<'static>> {
-        let digest = &self.blob.digest;
+    /// As it is, but a registry that knows no ranges is an error.
+    pub(crate) fn strict(mut self) -> Self {
+        self.strict = true;
+        self
+    }
+
+    /// Whether it goes to the end of the blob.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.end == self.blob.size
+    }
+
+    fn open(&mut self) -> Result<BodyReader<'static>> {
+        let digest = self.blob.digest;
         let what = || format!("cannot fetch blob {digest}");
         let answer = self.session.send(self.call(self.session.url(&format!("blobs/{digest}")))).context(what)?;
         if answer.status == 404 && !self.blob.urls.is_empty() {
@@ -94,9 +107,9 @@ impl BlobReader<'_> {
     }
 
     /// A layer that is kept elsewhere: no login goes there, and no address that only this machine can reach is asked.
-    fn open_foreign(&self) -> Result<BodyReader<'static>> {
+    fn open_foreign(&mut self) -> Result<BodyReader<'static>> {
         let mut last = None;
-        for url in self.blob.urls.iter().take(URLS_MAX) {
+        for url in self.blob.urls.clone().iter().take(URLS_MAX) {
             let attempt = Url::parse(url).and_then(|url| {
                 let mut call = self.call(url);
                 call.trust = Trust::Foreign(self.session.origin.host.clone());
@@ -118,13 +131,18 @@ impl BlobReader<'_> {
         call.header("Range", format!("bytes={}-{}", self.offset, self.end.saturating_sub(1)))
     }
 
-    fn accept(&self, answer: Answer) -> Result<BodyReader<'static>> {
+    fn accept(&mut self, answer: Answer) -> Result<BodyReader<'static>> {
         let wrong = |why: String| Err(Error::new(ErrorKind::Corrupt, why));
         match answer.status {
             200 => {
                 if let Some(length) = answer.number("content-length").filter(|length| *length != self.blob.size) {
                     return wrong(format!("{} bytes were announced, the registry has {length}", self.blob.size));
                 }
+                if self.strict {
+                    return Err(Error::new(ErrorKind::Unsupported, "the registry stopped to give ranges"));
+                }
+                // Then that is what comes.
+                self.end = self.blob.size;
                 let mut body = answer.body.into_with_config().limit(u64::MAX).reader();
                 // A registry that does not know ranges sends everything again.
                 let skipped = io::copy(&mut (&mut body).take(self.offset), &mut io::sink())?;
@@ -157,7 +175,6 @@ impl BlobReader<'_> {
 
 impl Read for BlobReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let most = usize::try_from(self.end - self.offset).unwrap_or(usize::MAX).min(buffer.len());
         if buffer.is_empty() {
             return Ok(0);
         }
@@ -169,6 +186,7 @@ impl Read for BlobReader<'_> {
                     Err(error) => return Err(io::Error::other(error)),
                 }
             }
+            let most = usize::try_from(self.end - self.offset).unwrap_or(usize::MAX).min(buffer.len());
             if most == 0 {
                 return self.end_of_blob().map(|()| 0);
             }

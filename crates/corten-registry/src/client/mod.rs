@@ -6,7 +6,9 @@
 //! challenge, token, credentials, helper   who one is, and to whom that is told
 //! session                             a repository at an endpoint: authorised, redirected by hand
 //! registries                          mirrors, rewrites, short names
-//! manifests, blob, upload             the protocol's nouns
+//! manifests, blob, transfer, upload   the protocol's nouns
+//! pull, push                          from a registry into the store, and back
+//! policy                              what must be signed, and by whom
 //! ```
 //!
 //! Blocking, with threads where work is parallel. Everything a registry says is hostile: bounded, checked against digests,
@@ -18,13 +20,19 @@ mod challenge;
 pub mod credentials;
 pub mod helper;
 mod manifests;
+pub mod policy;
+mod progress;
 pub mod proxy;
+mod pull;
+mod push;
 pub mod registries;
 mod resolve;
 pub mod secret;
 mod session;
 mod token;
+mod transfer;
 mod transport;
+mod upload;
 pub mod url;
 
 use std::collections::HashMap;
@@ -36,11 +44,16 @@ use corten_types::{Reference, Result};
 
 pub use blob::BlobReader;
 pub use credentials::{Credentials, Login};
-pub use manifests::Fetched;
+pub use manifests::{Fetched, digest_of};
+pub use policy::Policy;
+pub use progress::{Step, Watch};
 pub use proxy::Proxies;
+pub use pull::{Platforms, PullRequest, Pulled};
+pub use push::{PushRequest, Pushed};
 pub use registries::{Endpoint, Registries};
 pub use secret::Secret;
 pub use session::{Access, Session};
+pub use transfer::Split;
 
 /// What a client works with; the caller reads files and environment.
 #[derive(Debug, Clone)]
@@ -63,6 +76,8 @@ pub struct Options {
     pub connect_limit: Duration,
     /// Longest time without a byte.
     pub stall_limit: Duration,
+    /// When a blob is fetched in ranges.
+    pub split: Split,
 }
 
 impl Default for Options {
@@ -77,6 +92,7 @@ impl Default for Options {
             retry_wait: Duration::from_millis(250),
             connect_limit: Duration::from_secs(30),
             stall_limit: Duration::from_secs(60),
+            split: Split::default(),
         }
     }
 }

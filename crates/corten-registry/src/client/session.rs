@@ -3,6 +3,7 @@
 //! What proves who one is belongs to an origin (scheme, host, port). It goes along with no redirect to another one.
 
 use std::sync::PoisonError;
+use std::time::Duration;
 
 use corten_types::{Context, Error, ErrorKind, Result};
 
@@ -32,7 +33,7 @@ pub enum Access {
 }
 
 /// A repository at an endpoint. Shared by threads.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Session<'c> {
     pub(crate) client: &'c Client,
     pub(crate) endpoint: Endpoint,
@@ -40,6 +41,23 @@ pub struct Session<'c> {
     /// `HOST[:PORT]` as the user wrote it: Docker Hub answers elsewhere.
     named: String,
     scopes: String,
+}
+
+/// What proves who one is to a registry.
+#[derive(Debug)]
+pub(crate) struct Proof {
+    /// `Authorization`
+    pub(crate) header: Secret<String>,
+    /// How long it does.
+    pub(crate) life: Option<Duration>,
+    /// What the token service gives the next one for.
+    pub(crate) refresh: Option<Secret<String>>,
+}
+
+impl Proof {
+    fn lasting(header: Secret<String>) -> Self {
+        Self { header, life: None, refresh: None }
+    }
 }
 
 impl<'c> Session<'c> {
@@ -105,9 +123,9 @@ impl<'c> Session<'c> {
     }
 
     /// What proves who one is, as the challenge asks.
-    fn prove(&self, answer: &Answer) -> Result<(Secret<String>, Option<std::time::Duration>)> {
+    fn prove(&self, answer: &Answer) -> Result<(Secret<String>, Option<Duration>)> {
         let login = self.client.options().credentials.find(&format!("{}/{}", self.named, self.endpoint.repository))?;
-        self.prove_with(answer, login.as_ref()).map(|(header, life, _)| (header, life))
+        self.prove_with(answer, login.as_ref()).map(|proof| (proof.header, proof.life))
     }
 
     /// The same with a login of the caller's; the refresh token with it, where the service gave one.
@@ -115,9 +133,9 @@ impl<'c> Session<'c> {
         &self,
         answer: &Answer,
         login: Option<&Login>,
-    ) -> Result<(Secret<String>, Option<std::time::Duration>, Option<Secret<String>>)> {
+    ) -> Result<Proof> {
         if let Some(Login::RegistryToken(token)) = login {
-            return Ok((Secret::new(format!("Bearer {}", token.reveal())), None, None));
+            return Ok(Proof::lasting(Secret::new(format!("Bearer {}", token.reveal()))));
         }
         let headers = answer.headers.get_all("www-authenticate").iter().filter_map(|value| value.to_str().ok());
         let challenges: Vec<Challenge> = headers.flat_map(challenge::parse).collect();
@@ -129,11 +147,13 @@ impl<'c> Session<'c> {
                 token::ask(&self.client.transport, &self.origin, &self.endpoint, &self.named, wish, login)?;
             let refresh = granted.refresh.clone();
             let (header, life) = granted.kept();
-            return Ok((header, life, refresh));
+            return Ok(Proof { header, life, refresh });
         }
         let asks_basic = challenges.contains(&Challenge::Basic);
         match login {
-            Some(Login::Password { user, password }) if asks_basic => Ok((token::basic(user, password), None, None)),
+            Some(Login::Password { user, password }) if asks_basic => {
+                Ok(Proof::lasting(token::basic(user, password)))
+            }
             _ => {
                 let why = if asks_basic { "it asks for a login" } else { "it asks for what Corten cannot give" };
                 let login = format!("corten login {}", token::endpoint_name(&self.named));

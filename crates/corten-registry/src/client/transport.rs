@@ -297,6 +297,8 @@ impl Transport {
     /// Sends, and again after a lost connection or an answer that asks for patience.
     pub(crate) fn send(&self, call: &Call<'_>) -> Result<Answer> {
         let mut attempt = 0;
+        // Of a file a part may have arrived: its sender asks how much before it goes on.
+        let again = !matches!(call.payload, Payload::File { .. });
         loop {
             let result = self.send_once(call);
             let wait = match &result {
@@ -304,7 +306,7 @@ impl Transport {
                 Err(failure) if failure.again => None,
                 _ => return result.map_err(|failure| failure.error),
             };
-            if attempt >= self.options.retries || !self.wait(wait.unwrap_or_else(|| self.back_off(attempt))) {
+            if !again || attempt >= self.options.retries || !self.wait(wait.unwrap_or_else(|| self.back_off(attempt))) {
                 return result.map_err(|failure| failure.error);
             }
             attempt += 1;
