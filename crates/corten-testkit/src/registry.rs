@@ -405,8 +405,7 @@ fn blob(state: &mut State, request: &Request, method: &str, digest: &str) -> Rep
                 return Reply::new(416, "");
             }
             let total = content.len();
-            Reply::new(206, &content[start..end])
-                .header("Content-Range", format!("bytes {start}-{}/{total}", end - 1))
+            Reply::new(206, &content[start..end]).header("Content-Range", format!("bytes {start}-{}/{total}", end - 1))
         }
         None => Reply::new(200, content.to_vec()),
     };
@@ -468,9 +467,7 @@ fn upload(
             Reply::new(202, "").header("Location", place(&id)).header("Range", "0-0")
         }
         "GET" => match state.uploads.get(id) {
-            Some(content) => {
-                Reply::new(204, "").header("Location", place(id)).header("Range", range(content.len()))
-            }
+            Some(content) => Reply::new(204, "").header("Location", place(id)).header("Range", range(content.len())),
             None => not_found("BLOB_UPLOAD_UNKNOWN"),
         },
         "PATCH" => {

@@ -55,8 +55,15 @@ impl<'s> Session<'s> {
         }
         let mut content = Vec::new();
         // A reader's lifetime is the session's.
-        let mut reader =
-            BlobReader { session: self, blob: blob.clone(), offset: 0, end: blob.size, body: None, fruitless: 0, strict: false };
+        let mut reader = BlobReader {
+            session: self,
+            blob: blob.clone(),
+            offset: 0,
+            end: blob.size,
+            body: None,
+            fruitless: 0,
+            strict: false,
+        };
         reader
             .read_to_end(&mut content)
             .map_err(|error| error.downcast::<Error>().unwrap_or_else(Error::from))

@@ -76,7 +76,9 @@ impl Session<'_> {
         match answer.status {
             404 => return Ok(None),
             200 => {}
-            _ => return Err(self.denied(answer.into_error(&what()))),
+            401 | 403 => return Err(self.denied(answer.into_error(&what()))),
+            // The answer to a HEAD has no words, and some registries know no HEAD.
+            _ => return self.manifest(name).map(|fetched| Some(fetched.descriptor())),
         }
         let digest = answer.header("docker-content-digest").map(Digest::parse).transpose().context(what)?;
         let (Some(digest), Some(size)) = (digest.or_else(|| Digest::parse(name).ok()), answer.number("content-length"))

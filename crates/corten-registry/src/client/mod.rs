@@ -3,7 +3,7 @@
 //! ```text
 //! url, resolve, proxy, certificates   where a request goes, and over what
 //! transport                           one request and its answer: time-outs, retries, bounds
-//! challenge, token, credentials, helper   who one is, and to whom that is told
+//! challenge, token, credentials, helper, login   who one is, and to whom that is told
 //! session                             a repository at an endpoint: authorised, redirected by hand
 //! registries                          mirrors, rewrites, short names
 //! manifests, blob, transfer, upload   the protocol's nouns
@@ -19,6 +19,7 @@ mod certificates;
 mod challenge;
 pub mod credentials;
 pub mod helper;
+mod login;
 mod manifests;
 pub mod policy;
 mod progress;

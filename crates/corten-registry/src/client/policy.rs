@@ -191,7 +191,10 @@ impl Signature {
             return refused(format!("the signature is of a `{}`", super::url::shown(&critical.kind)));
         }
         if Digest::parse(&critical.image.digest).ok().as_ref() != Some(digest) {
-            return refused(format!("the signature is of another image: {}", super::url::shown(&critical.image.digest)));
+            return refused(format!(
+                "the signature is of another image: {}",
+                super::url::shown(&critical.image.digest)
+            ));
         }
         let signed = Reference::parse_name(&critical.identity.reference);
         if !signed.is_ok_and(|signed| signed.repository() == reference.repository()) {
@@ -236,9 +239,11 @@ fn signatures(session: &Session<'_>, digest: &Digest) -> Result<Vec<Signature>> 
 
 /// The point of an ECDSA P-256 key in PEM.
 fn point(pem: &[u8]) -> Result<Vec<u8>> {
-    let wrong = || Error::invalid("it is no ECDSA P-256 public key in PEM form").hint("`cosign generate-key-pair` makes one");
+    let wrong =
+        || Error::invalid("it is no ECDSA P-256 public key in PEM form").hint("`cosign generate-key-pair` makes one");
     let text = std::str::from_utf8(pem).map_err(|_| wrong())?;
-    let body = text.split_once("-----BEGIN PUBLIC KEY-----").and_then(|(_, rest)| rest.split_once("-----END PUBLIC KEY-----"));
+    let body =
+        text.split_once("-----BEGIN PUBLIC KEY-----").and_then(|(_, rest)| rest.split_once("-----END PUBLIC KEY-----"));
     let (body, _) = body.ok_or_else(wrong)?;
     let body: String = body.chars().filter(|letter| !letter.is_ascii_whitespace()).collect();
     let der = BASE64_STANDARD.decode(body).map_err(|_| wrong())?;
@@ -250,7 +255,8 @@ fn point(pem: &[u8]) -> Result<Vec<u8>> {
 mod tests {
     use super::*;
 
-    const KEY: &str = "-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\nAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA==\n-----END PUBLIC KEY-----\n";
+    const KEY: &str = "-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEAAAAAAAAAAAAAAAAAAAAAAAAAAAA\n\
+        AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA==\n-----END PUBLIC KEY-----\n";
 
     #[test]
     fn a_policy_names_keys_and_the_longest_prefix_counts() {
@@ -267,7 +273,10 @@ mod tests {
             let error = Policy::parse(wrong, "policy.toml", directory.path()).unwrap_err();
             assert!(error.one_line().starts_with("cannot read the policy `policy.toml`"), "{error:?}");
         }
-        std::fs::write(directory.path().join("k.pub"), "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----").unwrap();
-        assert!(Policy::parse(text, "policy.toml", directory.path()).unwrap_err().one_line().contains("no ECDSA P-256"));
+        std::fs::write(directory.path().join("k.pub"), "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----")
+            .unwrap();
+        assert!(
+            Policy::parse(text, "policy.toml", directory.path()).unwrap_err().one_line().contains("no ECDSA P-256")
+        );
     }
 }

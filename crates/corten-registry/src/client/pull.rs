@@ -7,17 +7,18 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use corten_store::{Incoming, NewImageRequest, RawDocument, Receiver, Store, Target, Turn, Unpack, platform};
+use corten_store::import::platform;
+use corten_store::{Incoming, NewImageRequest, RawDocument, Receiver, Store, Target, Turn, Unpack};
 use corten_types::digest::Algorithm;
 use corten_types::image_spec::{CONFIG_SIZE_BYTES_MAX, Descriptor, Document, Manifest, Platform};
 use corten_types::{Context, Digest, Error, ErrorKind, Reference, Result};
 
+use super::Client;
 use super::manifests::Fetched;
 use super::policy::Policy;
 use super::progress::{Step, Watch};
 use super::session::{Access, Session};
 use super::url::shown;
-use super::Client;
 
 /// Layers that come at once: docker's number.
 const LAYERS_AT_ONCE: usize = 3;
@@ -104,7 +105,8 @@ impl Pull<'_> {
         self.request.policy.check(self.session, reference, &target.digest)?;
         let (target, members) = self.members(target)?;
         let digest = target.fetched.digest;
-        self.store.receive(&format!("pull {}", reference.familiar()), |receiver| self.receive(receiver, &target, &members))?;
+        self.store
+            .receive(&format!("pull {}", reference.familiar()), |receiver| self.receive(receiver, &target, &members))?;
         Ok(Pulled { digest, up_to_date: false })
     }
 
@@ -181,7 +183,10 @@ impl Pull<'_> {
             }
             if !fetched.media_type.is_empty() && fetched.media_type != descriptor.media_type {
                 let (said, came) = (shown(&descriptor.media_type), shown(&fetched.media_type));
-                return Err(Error::invalid(format!("manifest {} is `{came}`, the index says `{said}`", descriptor.digest)));
+                return Err(Error::invalid(format!(
+                    "manifest {} is `{came}`, the index says `{said}`",
+                    descriptor.digest
+                )));
             }
             let member = self.parsed(Fetched { media_type: descriptor.media_type.clone(), ..fetched })?;
             if member.manifest.is_none() {
@@ -197,11 +202,19 @@ impl Pull<'_> {
             Platforms::One(platform) => platform::text(platform),
             _ => format!("linux/{}", platform::this_machine()),
         };
-        let known: Vec<String> =
-            manifests.iter().filter_map(|descriptor| descriptor.platform.as_ref()).map(platform::text).take(20).collect();
+        let known: Vec<String> = manifests
+            .iter()
+            .filter_map(|descriptor| descriptor.platform.as_ref())
+            .map(platform::text)
+            .take(20)
+            .collect();
         let message = format!("no matching manifest for {wanted} in the manifest list entries");
         let error = Error::new(ErrorKind::NotFound, message);
-        if known.is_empty() { error } else { error.hint(format!("there are: {}; choose with `--platform`", known.join(", "))) }
+        if known.is_empty() {
+            error
+        } else {
+            error.hint(format!("there are: {}; choose with `--platform`", known.join(", ")))
+        }
     }
 
     /// A manifest of its own says only in its configuration what machine it is for.
@@ -226,7 +239,8 @@ impl Pull<'_> {
         let manifests: Vec<&Manifest> =
             members.iter().chain([target]).filter_map(|member| member.manifest.as_deref()).collect();
         // Layers of one machine are unpacked while they come; of all machines nobody will run most.
-        let unpack = if *self.request.platforms == Platforms::All && members.len() > 1 { Unpack::Later } else { Unpack::Now };
+        let unpack =
+            if *self.request.platforms == Platforms::All && members.len() > 1 { Unpack::Later } else { Unpack::Now };
         let mut layers: Vec<(&Descriptor, bool)> = Vec::new();
         for manifest in &manifests {
             let runs = unpack == Unpack::Now && is_image(manifest);
@@ -340,7 +354,7 @@ impl Pull<'_> {
         }
     }
 
-    fn fetch(&self, layer: &Descriptor, mut incoming: Incoming<'_>, failed: &AtomicBool) -> Result<()> {
+    fn fetch(&self, layer: &Descriptor, mut incoming: Box<Incoming<'_>>, failed: &AtomicBool) -> Result<()> {
         let total = layer.size;
         (self.request.watch)(&layer.digest, Step::Downloading { current: incoming.offset(), total });
         self.session.transfer(layer, incoming.offset(), &mut |bytes| {

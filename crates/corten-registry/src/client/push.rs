@@ -4,7 +4,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use corten_store::{Store, platform};
+use corten_store::Store;
+use corten_store::import::platform;
 use corten_types::image_spec::{Descriptor, Document, Platform};
 use corten_types::{Context, Digest, Error, ErrorKind, Reference, Result};
 

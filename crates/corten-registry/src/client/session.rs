@@ -41,6 +41,8 @@ pub struct Session<'c> {
     /// `HOST[:PORT]` as the user wrote it: Docker Hub answers elsewhere.
     named: String,
     scopes: String,
+    /// Whether tokens are asked for together with something to renew them.
+    pub(crate) offline: bool,
 }
 
 /// What proves who one is to a registry.
@@ -69,7 +71,7 @@ impl<'c> Session<'c> {
         };
         let origin = client.origin(&endpoint)?;
         let scopes = scope(&endpoint.repository, access);
-        Ok(Self { client, endpoint, origin, named, scopes })
+        Ok(Self { client, endpoint, origin, named, scopes, offline: false })
     }
 
     /// The same, with leave to mount blobs of `repository`.
@@ -129,11 +131,7 @@ impl<'c> Session<'c> {
     }
 
     /// The same with a login of the caller's; the refresh token with it, where the service gave one.
-    pub(crate) fn prove_with(
-        &self,
-        answer: &Answer,
-        login: Option<&Login>,
-    ) -> Result<Proof> {
+    pub(crate) fn prove_with(&self, answer: &Answer, login: Option<&Login>) -> Result<Proof> {
         if let Some(Login::RegistryToken(token)) = login {
             return Ok(Proof::lasting(Secret::new(format!("Bearer {}", token.reveal()))));
         }
@@ -142,7 +140,8 @@ impl<'c> Session<'c> {
         let bearer = challenges.iter().find(|challenge| matches!(challenge, Challenge::Bearer { .. }));
         if let Some(Challenge::Bearer { realm, service, scope, .. }) = bearer {
             let scopes = if self.scopes.is_empty() { scope.as_deref().unwrap_or_default() } else { &self.scopes };
-            let wish = Wish { realm, service: service.as_deref(), scopes };
+            let offline = self.offline;
+            let wish = Wish { realm, service: service.as_deref(), scopes, offline };
             let granted: Granted =
                 token::ask(&self.client.transport, &self.origin, &self.endpoint, &self.named, wish, login)?;
             let refresh = granted.refresh.clone();
@@ -151,9 +150,7 @@ impl<'c> Session<'c> {
         }
         let asks_basic = challenges.contains(&Challenge::Basic);
         match login {
-            Some(Login::Password { user, password }) if asks_basic => {
-                Ok(Proof::lasting(token::basic(user, password)))
-            }
+            Some(Login::Password { user, password }) if asks_basic => Ok(Proof::lasting(token::basic(user, password))),
             _ => {
                 let why = if asks_basic { "it asks for a login" } else { "it asks for what Corten cannot give" };
                 let login = format!("corten login {}", token::endpoint_name(&self.named));

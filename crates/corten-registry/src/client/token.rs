@@ -48,6 +48,8 @@ pub(crate) struct Wish<'a> {
     pub(crate) service: Option<&'a str>,
     /// Separated by spaces.
     pub(crate) scopes: &'a str,
+    /// Whether something to renew it with is wanted, too.
+    pub(crate) offline: bool,
 }
 
 #[derive(Deserialize)]
@@ -221,7 +223,10 @@ fn get(
     }
     if let Some((user, _)) = login {
         url = url.with_parameter("account", user);
-        url = url.with_parameter("client_id", CLIENT_ID).with_parameter("offline_token", "true");
+        url = url.with_parameter("client_id", CLIENT_ID);
+        if wish.offline {
+            url = url.with_parameter("offline_token", "true");
+        }
     }
     let mut call = Call::new(Method::Get, url);
     call.trust = trust;
@@ -231,7 +236,8 @@ fn get(
 
 fn post(transport: &Transport, realm: &Url, trust: Trust, wish: Wish<'_>, grant: &[(&str, &str)]) -> Result<Answer> {
     let service = wish.service.unwrap_or_default();
-    let common = [("service", service), ("client_id", CLIENT_ID), ("access_type", "offline"), ("scope", wish.scopes)];
+    let access = if wish.offline { "offline" } else { "" };
+    let common = [("access_type", access), ("service", service), ("client_id", CLIENT_ID), ("scope", wish.scopes)];
     let fields: Vec<String> = grant
         .iter()
         .chain(&common)

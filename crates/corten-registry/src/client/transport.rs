@@ -41,7 +41,6 @@ pub(crate) enum Method {
     Post,
     Put,
     Patch,
-    Delete,
 }
 
 impl Method {
@@ -52,7 +51,6 @@ impl Method {
             Self::Post => "POST",
             Self::Put => "PUT",
             Self::Patch => "PATCH",
-            Self::Delete => "DELETE",
         }
     }
 }
@@ -339,7 +337,7 @@ impl Transport {
         }
         let malformed = |_| final_failure(Error::invalid(format!("`{}` cannot be asked for", call.url.shown())));
         let result = match call.payload {
-            Payload::None if matches!(call.method, Method::Get | Method::Head | Method::Delete) => {
+            Payload::None if matches!(call.method, Method::Get | Method::Head) => {
                 agent.run(request.body(()).map_err(malformed)?)
             }
             Payload::None => agent.run(request.header("Content-Length", 0).body(()).map_err(malformed)?),

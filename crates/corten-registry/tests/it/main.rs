@@ -1,0 +1,8 @@
+//! The registry client and server against real stores, and against registries that mean harm.
+#![expect(clippy::unwrap_used, reason = "a test panics")]
+
+mod client_auth;
+mod client_faults;
+mod client_pull;
+mod client_push;
+mod support;
