@@ -86,8 +86,12 @@ pub(crate) struct Process {
 impl Process {
     /// The living process `pid`; `None` when it has ended (a zombie has ended too).
     pub(crate) fn find(pid: i32) -> Option<Self> {
-        let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
-        let (state, start_time) = parse_stat(&stat)?;
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let file = rustix::fs::open(format!("/proc/{pid}/stat"), flags, Mode::empty()).ok()?;
+        // The kernel gives all of it at once; the fields that count are in the first half.
+        let mut stat = [0; 1024];
+        let length = rustix::io::retry_on_intr(|| rustix::io::read(&file, &mut stat)).ok()?;
+        let (state, start_time) = parse_stat(&stat[..length])?;
         (!matches!(state, b'Z' | b'X')).then_some(Self { pid, start_time })
     }
 
@@ -169,6 +173,16 @@ impl Directory {
             .call(|| format!("flock(<{}>, LOCK_EX)", self.id))
     }
 
+    /// Lets others have the lock.
+    pub(crate) fn unlock(&self) {
+        let _never_locked = rustix::fs::flock(&self.fd, FlockOperation::Unlock);
+    }
+
+    /// Whether somebody has removed it meanwhile.
+    pub(crate) fn is_gone(&self) -> Result<bool> {
+        Ok(rustix::fs::fstat(&self.fd).call(|| format!("fstat(<{}>)", self.id))?.st_nlink == 0)
+    }
+
     /// Whether somebody else holds the lock.
     pub(crate) fn is_locked(&self) -> bool {
         let result = rustix::fs::flock(&self.fd, FlockOperation::NonBlockingLockExclusive);
@@ -190,8 +204,18 @@ impl Directory {
 
     /// Writes the record in one step.
     pub(crate) fn write(&self, record: &Record) -> Result<()> {
+        self.prepare(record)?;
+        self.commit()
+    }
+
+    /// Writes the record beside; nobody sees it before [`Directory::commit`].
+    pub(crate) fn prepare(&self, record: &Record) -> Result<()> {
         let bytes = serde_json::to_vec(record).map_err(|error| Error::new(ErrorKind::Internal, error.to_string()))?;
-        self.write_file(STATE_NEW, &bytes)?;
+        self.write_file(STATE_NEW, &bytes)
+    }
+
+    /// Shows what [`Directory::prepare`] wrote.
+    pub(crate) fn commit(&self) -> Result<()> {
         rustix::fs::renameat(&self.fd, STATE_NEW, &self.fd, STATE).call(|| "renameat(<state>, \"state.json\")")
     }
 
@@ -279,7 +303,7 @@ impl Directory {
 impl Drop for Directory {
     fn drop(&mut self) {
         // Closing is not enough: the container's first process has a copy of the descriptor until it becomes the program.
-        let _never_locked = rustix::fs::flock(&self.fd, FlockOperation::Unlock);
+        self.unlock();
     }
 }
 

@@ -173,15 +173,25 @@ impl Runtime {
 
     /// Makes the container and its process, which waits for [`Runtime::start`].
     pub fn create(&self, request: CreateRequest) -> Result<Started> {
-        self.make(request, Mode::Create)
+        self.make(request, Mode::Create).map(|(started, _)| started)
     }
 
     /// `create` and `start` as one, without the wait in between. Returns once the program runs.
     pub fn run(&self, request: CreateRequest) -> Result<Started> {
-        self.make(request, Mode::Run)
+        self.make(request, Mode::Run).map(|(started, _)| started)
     }
 
-    fn make(&self, request: CreateRequest, mode: Mode) -> Result<Started> {
+    /// As [`Runtime::run`], for who stays until the end and then removes the container.
+    pub fn run_and_hold(&self, request: CreateRequest) -> Result<(Started, Held)> {
+        let (started, mut container) = self.make(request, Mode::Run)?;
+        container.directory.unlock();
+        if let Some(cgroup) = &mut container.record.cgroup {
+            cgroup.let_go();
+        }
+        Ok((started, Held(container)))
+    }
+
+    fn make(&self, request: CreateRequest, mode: Mode) -> Result<(Started, Container)> {
         record::check_id(&request.id)?;
         let id = request.id.clone();
         create::create(&self.options, request, mode).map_err(|error| {
@@ -374,7 +384,7 @@ impl Runtime {
 /// A container that has a record.
 #[derive(Debug)]
 pub(crate) struct Container {
-    directory: Directory,
+    pub(crate) directory: Directory,
     pub(crate) record: Record,
 }
 
@@ -466,11 +476,24 @@ impl Container {
     /// What outlived the first process ends too: without a pid namespace nothing else would end it.
     pub(crate) fn destroy(&self) -> Result<Vec<String>> {
         let cgroup = self.cgroup()?;
-        if cgroup.exists() {
+        if !cgroup.remove_unused() && cgroup.exists() {
             cgroup.signal_all(SIGKILL)?;
         }
         self.end(self.record.newborn)?;
         create::destroy(&self.directory, &self.record)
+    }
+}
+
+/// A container and what its maker still has open of it.
+#[derive(Debug)]
+pub struct Held(Container);
+
+impl Held {
+    /// Removes the container, whose first process has ended and was waited for; nothing to do where somebody else has
+    /// removed it. Gives warnings.
+    pub fn delete(&self) -> Result<Vec<String>> {
+        self.0.directory.lock()?;
+        if self.0.directory.is_gone()? { Ok(Vec::new()) } else { self.0.destroy() }
     }
 }
 

@@ -33,11 +33,13 @@ pub(super) fn run(context: &Context<'_>, arguments: &Arguments) -> Result<u8> {
     }
     foreground::refuse_console_socket(has_socket)?;
     let foreground = Foreground::begin(!arguments.is_set("no-subreaper"))?;
-    let started = context.runtime.run(request)?;
+    let (started, held) = context.runtime.run_and_hold(request)?;
     context.log.warn_all(&started.warnings);
     let outcome = receiver.deliver(&started.pidfd).and_then(|()| foreground.follow(started));
     if !arguments.is_set("keep") || outcome.is_err() {
-        match context.runtime.delete(&id, true) {
+        // After a failure it may still run.
+        let deleted = if outcome.is_ok() { held.delete() } else { context.runtime.delete(&id, true) };
+        match deleted {
             Ok(warnings) => context.log.warn_all(&warnings),
             Err(error) => context.log.warn(&error.context(format!("cannot delete container `{id}`")).one_line()),
         }

@@ -45,6 +45,7 @@ pub(super) struct Hierarchy {
     made: usize,
     #[serde(skip)]
     root: OnceLock<Root>,
+    /// The directory above; kept from making to removal.
     #[serde(skip)]
     parent: Option<Directory>,
     #[serde(skip)]
@@ -177,6 +178,7 @@ impl Hierarchy {
                     if !fresh && refuse {
                         refuse_used(&directory)?;
                     }
+                    self.parent = Some(parent);
                     return Ok(directory);
                 }
             }
@@ -233,12 +235,36 @@ impl Hierarchy {
         self.remove(self.missing.max(1), true)
     }
 
+    /// Closes what only making and limiting need; [`Hierarchy::destroy`] will use what is left.
+    pub(super) fn let_go(&mut self) {
+        (self.directory, self.root) = (OnceLock::new(), OnceLock::new());
+    }
+
+    /// Removes the directory if nothing is in it; false where something may be.
+    pub(super) fn remove_unused(&self) -> bool {
+        let (above, name) = above(&self.path);
+        let opened;
+        let parent = match &self.parent {
+            Some(parent) => parent,
+            None => match self.open(above) {
+                Ok(directory) => {
+                    opened = directory;
+                    &opened
+                }
+                Err(error) => return error.kind() == ErrorKind::NotFound,
+            },
+        };
+        matches!(rustix::fs::unlinkat(parent.fd(), name, AtFlags::REMOVEDIR), Ok(()) | Err(Errno::NOENT))
+    }
+
     fn remove(&self, count: usize, nested: bool) -> Result<()> {
         self.remove_one(&self.path, nested)?;
         let mut path = above(&self.path).0;
         // Containers come and go in any order: the last of those that share a cgroup removes it.
-        let ours =
-            |path: &str| Directory::open(self.root()?, path).call(|| path).map(|directory| directory.is_marked());
+        let ours = |path: &str| match &self.parent {
+            Some(parent) if path == above(&self.path).0 => Ok(parent.is_marked()),
+            _ => Directory::open(self.root()?, path).call(|| path).map(|directory| directory.is_marked()),
+        };
         for depth in 1.. {
             // One with others in it stays.
             let goes = !path.is_empty() && (depth < count || ours(path).unwrap_or(false));
@@ -252,9 +278,16 @@ impl Hierarchy {
 
     fn remove_one(&self, path: &str, wait: bool) -> Result<()> {
         let (above, name) = above(path);
-        let parent = match Directory::open(self.root()?, above) {
-            Err(Errno::NOENT) => return Ok(()),
-            result => result.call(|| format!("openat2(<{}>, {above:?})", self.mount))?,
+        let opened;
+        let parent = match &self.parent {
+            Some(parent) if path == self.path => parent,
+            _ => match Directory::open(self.root()?, above) {
+                Err(Errno::NOENT) => return Ok(()),
+                result => {
+                    opened = result.call(|| format!("openat2(<{}>, {above:?})", self.mount))?;
+                    &opened
+                }
+            },
         };
         let mut deadline = None;
         loop {
@@ -263,8 +296,8 @@ impl Hierarchy {
                 Err(Errno::BUSY) if wait => {
                     let until =
                         *deadline.get_or_insert_with(|| Instant::now() + Duration::from_millis(REMOVE_TIMEOUT_MS));
-                    if !self.settle(&parent, name, until)? {
-                        return Err(self.still_busy(&parent, name));
+                    if !self.settle(parent, name, until)? {
+                        return Err(self.still_busy(parent, name));
                     }
                 }
                 // A read-only mount answers so even for what does not exist.

@@ -147,6 +147,17 @@ impl Cgroup {
         self.home().is_ok_and(|home| home.open(&home.path).is_ok())
     }
 
+    /// Removes the cgroup in the hierarchy that says which processes there are. False where that may still have one; where
+    /// it is true, [`Cgroup::destroy`] has nobody to wait for.
+    pub fn remove_unused(&self) -> bool {
+        self.home().is_ok_and(Hierarchy::remove_unused)
+    }
+
+    /// Closes descriptors that a container's whole life is too long for.
+    pub fn let_go(&mut self) {
+        self.hierarchies.iter_mut().for_each(Hierarchy::let_go);
+    }
+
     /// Removes the cgroup in every hierarchy, nested ones too; waits (bounded) for processes that are just ending. What is
     /// gone already is no error.
     pub fn destroy(&self) -> Result<()> {

@@ -18,7 +18,7 @@ use crate::namespaces::NamespacePlan;
 use crate::process::ProcessPlan;
 use crate::record::{Directory, Process, Record};
 use crate::rootfs::{self, MountNamespace, RootfsPlan};
-use crate::runtime::{ContainerState, CreateRequest, Options, Started, Status};
+use crate::runtime::{Container, ContainerState, CreateRequest, Options, Started, Status};
 use crate::sysctl::SysctlPlan;
 use crate::{hooks, net_device, rdt, seccomp, terminal};
 
@@ -32,7 +32,7 @@ pub(crate) enum Mode {
 }
 
 /// Makes the container. On failure nothing of it is left.
-pub(crate) fn create(options: &Options, request: CreateRequest, mode: Mode) -> Result<Started> {
+pub(crate) fn create(options: &Options, request: CreateRequest, mode: Mode) -> Result<(Started, Container)> {
     super::check_preserved(request.preserve_fds)?;
     Directory::refuse_taken(&options.root, &request.id)?;
     let bundle = std::path::absolute(&request.bundle).context(|| "cannot find the bundle")?;
@@ -351,9 +351,11 @@ impl Making<'_> {
         }
     }
 
-    fn finish(self) -> Result<Started> {
+    fn finish(self) -> Result<(Started, Container)> {
         let child = self.child.ok_or_else(no_child)?;
-        Ok(Started { pid: child.pid, pidfd: child.pidfd, terminal: self.terminal, warnings: self.warnings })
+        let started =
+            Started { pid: child.pid, pidfd: child.pidfd, terminal: self.terminal, warnings: self.warnings };
+        Ok((started, Container { directory: self.directory, record: self.record }))
     }
 
     /// Takes everything back; what cannot be taken back is told beside the failure.
