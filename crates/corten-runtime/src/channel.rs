@@ -18,10 +18,13 @@ use serde::{Deserialize, Serialize};
 /// Longest message, bytes: an error with its chain.
 const MESSAGE_SIZE_BYTES_MAX: usize = 16 * 1024;
 
+/// Most descriptors beside one message: as many as there may be cgroup hierarchies.
+pub(crate) const DESCRIPTORS_MAX: usize = 64;
+
 /// What the child tells the parent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Message {
-    /// The process is there and waits for what only the parent can do: id maps, a systemd scope.
+    /// The process is there and waits for what only the parent can do: id maps, a systemd scope, cgroups in the making.
     Born,
     /// The container's first process, made by an intermediate one; its pidfd comes along.
     First { pid: i32 },
@@ -84,20 +87,26 @@ impl Channel {
 
     pub(crate) fn send(&self, message: &Message, descriptor: Option<BorrowedFd<'_>>) -> Result<()> {
         let bytes = serde_json::to_vec(message).map_err(|error| Error::new(ErrorKind::Internal, error.to_string()))?;
-        self.send_bytes(&bytes, descriptor)
+        self.send_bytes(&bytes, descriptor.as_slice())
     }
 
     pub(crate) fn reply(&self, reply: Reply) -> Result<()> {
-        self.send_bytes(if reply == Reply::Go { b"G" } else { b"C" }, None)
+        self.reply_with(reply, &[])
+    }
+
+    /// As [`Channel::reply`], with at most [`DESCRIPTORS_MAX`] descriptors beside it.
+    pub(crate) fn reply_with(&self, reply: Reply, descriptors: &[BorrowedFd<'_>]) -> Result<()> {
+        self.send_bytes(if reply == Reply::Go { b"G" } else { b"C" }, descriptors)
     }
 
     /// The next message; `None` at the end of the stream.
     pub(crate) fn receive(&self) -> Result<Option<(Message, Option<OwnedFd>)>> {
-        let mut buffer = vec![0; MESSAGE_SIZE_BYTES_MAX];
-        let (length, descriptor) = self.receive_bytes(&mut buffer)?;
+        let mut buffer = [0; MESSAGE_SIZE_BYTES_MAX];
+        let (length, mut descriptors) = self.receive_bytes(&mut buffer)?;
         if length == 0 {
             return Ok(None);
         }
+        let descriptor = descriptors.pop();
         let message = serde_json::from_slice(&buffer[..length])
             .map_err(|error| Error::new(ErrorKind::Internal, format!("malformed message of the child: {error}")))?;
         Ok(Some((message, descriptor)))
@@ -105,11 +114,16 @@ impl Channel {
 
     /// Waits for the parent's answer; an error when the parent is gone.
     pub(crate) fn wait(&self, expected: Reply) -> Result<()> {
+        self.wait_with(expected).map(drop)
+    }
+
+    /// As [`Channel::wait`]; gives the descriptors beside the answer.
+    pub(crate) fn wait_with(&self, expected: Reply) -> Result<Vec<OwnedFd>> {
         let mut byte = [0];
-        let (length, _) = self.receive_bytes(&mut byte)?;
+        let (length, descriptors) = self.receive_bytes(&mut byte)?;
         let wanted = if expected == Reply::Go { b'G' } else { b'C' };
         if length == 1 && byte[0] == wanted {
-            return Ok(());
+            return Ok(descriptors);
         }
         Err(Error::new(ErrorKind::Internal, "the runtime ended before the container was ready"))
     }
@@ -128,20 +142,19 @@ impl Channel {
         self.wait(Reply::Continue)
     }
 
-    fn send_bytes(&self, bytes: &[u8], descriptor: Option<BorrowedFd<'_>>) -> Result<()> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    fn send_bytes(&self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<()> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
         let mut control = SendAncillaryBuffer::new(&mut space);
-        let list = descriptor.as_slice();
-        if !list.is_empty() {
-            control.push(SendAncillaryMessage::ScmRights(list));
+        if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
+            return Err(Error::new(ErrorKind::Internal, "too many descriptors for one message"));
         }
         sendmsg(&self.0, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)
             .call(|| "sendmsg(<channel>)")
             .map(drop)
     }
 
-    fn receive_bytes(&self, buffer: &mut [u8]) -> Result<(usize, Option<OwnedFd>)> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    fn receive_bytes(&self, buffer: &mut [u8]) -> Result<(usize, Vec<OwnedFd>)> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let received = rustix::io::retry_on_intr(|| {
             recvmsg(&self.0, &mut [IoSliceMut::new(buffer)], &mut control, RecvFlags::CMSG_CLOEXEC)
@@ -151,11 +164,13 @@ impl Channel {
             Err(rustix::io::Errno::CONNRESET) => 0,
             Err(errno) => return Err(Error::syscall("recvmsg(<channel>)", errno.raw_os_error())),
         };
-        let descriptor = control.drain().find_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(mut list) => list.next(),
-            _ => None,
-        });
-        Ok((length, descriptor))
+        let mut descriptors = Vec::new();
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(list) = message {
+                descriptors.extend(list);
+            }
+        }
+        Ok((length, descriptors))
     }
 }
 

@@ -106,6 +106,12 @@ impl NamespacePlan {
         self.new & !(namespace::NEWCGROUP | namespace::NEWTIME)
     }
 
+    /// Whether the first process can make its network namespace itself, while its parent makes the cgroups: not where the
+    /// namespace belongs to a user namespace that has yet to be entered or mapped.
+    pub(crate) fn network_can_wait(&self) -> bool {
+        self.is_new(NamespaceKind::Network) && !self.is_new(NamespaceKind::User) && !self.needs_intermediate()
+    }
+
     /// Whether a process between us and the container's first one must prepare the ground: a namespace that only
     /// children enter (time), or a joined user namespace that must own the new ones.
     pub(crate) fn needs_intermediate(&self) -> bool {

@@ -63,6 +63,23 @@ impl Cgroup {
         result.map_err(|error| self.undo(error))
     }
 
+    /// Makes what a process is born in, on cgroup2, so that it can be cloned before [`Cgroup::create`] makes the rest. Not
+    /// for a rootless request.
+    pub fn create_birthplace(&mut self, request: &Request<'_>) -> Result<()> {
+        if self.scope.is_some() {
+            return Ok(());
+        }
+        let unified = self.unified();
+        let Some(hierarchy) = self.hierarchies.iter_mut().find(|one| one.version == Version::V2) else { return Ok(()) };
+        let result = wanted(request, unified).and_then(|wanted| {
+            make_one(hierarchy, request.rootless)?;
+            // Before a process is in it: later that would wait for every processor.
+            enable_controllers(hierarchy, &wanted.settings, unified)
+        });
+        self.has_birthplace = true;
+        result.map_err(|error| self.undo(error))
+    }
+
     fn undo(&mut self, error: Error) -> Error {
         let mut error = error.context("cannot make the container's cgroup");
         for hierarchy in self.hierarchies.iter_mut().rev() {
@@ -108,6 +125,10 @@ impl Cgroup {
     fn make(&mut self, unified: bool, wanted: &Wanted, request: &Request<'_>) -> Result<()> {
         let mut index = 0;
         while let Some(hierarchy) = self.hierarchies.get_mut(index) {
+            if self.has_birthplace && hierarchy.version == Version::V2 {
+                index += 1;
+                continue;
+            }
             match make_one(hierarchy, request.rootless) {
                 Ok(()) => {
                     if hierarchy.version == Version::V2 {

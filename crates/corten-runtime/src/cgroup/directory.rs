@@ -55,6 +55,12 @@ impl Directory {
         Ok(Self { fd, path: join(&root.label().to_string_lossy(), path) })
     }
 
+    /// A second handle.
+    pub(super) fn try_clone(&self) -> Result<Self> {
+        let fd = rustix::io::fcntl_dupfd_cloexec(&self.fd, 0).call(|| format!("fcntl(<{}>, F_DUPFD_CLOEXEC)", self.path))?;
+        Ok(Self { fd, path: self.path.clone() })
+    }
+
     /// Opens the child cgroup `name`.
     pub(super) fn child(&self, name: &str) -> rustix::io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;

@@ -1,6 +1,6 @@
 //! How a process gets into the container's cgroups.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use corten_sys::Call;
 use corten_types::{Error, ErrorKind, Result};
@@ -27,6 +27,18 @@ impl Entry {
     /// The cgroup2 directory for CLONE_INTO_CGROUP.
     pub fn clone_into(&self) -> Option<BorrowedFd<'_>> {
         self.second.as_ref().map(Directory::fd)
+    }
+
+    /// The files by which a process joins v1 hierarchies, to be sent to one that was cloned before they were there.
+    pub fn files(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.first.iter().map(|(file, _)| file.as_fd())
+    }
+
+    /// The entry of a process that was sent [`Entry::files`] after it was cloned into `born`.
+    pub fn of_files(born: &Self, files: Vec<OwnedFd>) -> Result<Self> {
+        let first = files.into_iter().map(|file| (file, "tasks".to_owned())).collect();
+        let second = born.second.as_ref().map(Directory::try_clone).transpose()?;
+        Ok(Self { first, second, tolerant: born.tolerant })
     }
 
     /// Moves the calling process, which must have one thread, into every hierarchy that it was not born in: `born_inside`
@@ -58,6 +70,13 @@ impl Cgroup {
             return Ok(Entry { first: Vec::new(), second: None, tolerant: false });
         }
         Ok(Entry { tolerant: false, ..self.exec_entry(&[], None)? })
+    }
+
+    /// As [`Cgroup::entry`], of a cgroup that is not made yet but for [`Cgroup::create_birthplace`].
+    pub fn birth_entry(&self) -> Result<Entry> {
+        let second = self.hierarchies.iter().find(|one| one.version == Version::V2 && !self.needs_pid());
+        let second = second.map(|hierarchy| open_second(hierarchy, "", None)).transpose()?;
+        Ok(Entry { first: Vec::new(), second, tolerant: false })
     }
 
     /// The descriptors by which one more process joins: `runc exec --cgroup` semantics in `sub_cgroups`.

@@ -76,9 +76,17 @@ pub struct Cgroup {
     /// The unit that makes the cgroup, with the systemd driver.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     scope: Option<Scope>,
+    /// [`Cgroup::create_birthplace`] was there.
+    #[serde(skip)]
+    has_birthplace: bool,
 }
 
 impl Cgroup {
+    /// How many hierarchies there are.
+    pub fn hierarchy_count(&self) -> usize {
+        self.hierarchies.len()
+    }
+
     /// Changes limits of the living container; what changed already is put back when a later change fails. Without device
     /// rules in `resources` the devices stay as they are.
     pub fn update(&self, resources: &Resources) -> Result<()> {

@@ -1,7 +1,7 @@
 //! Making a container: plan, record, cgroup, clone; answer the child; record again. Undone in reverse order on failure.
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use corten_sys::Call as _;
@@ -12,8 +12,8 @@ use rustix::process::{Pid, PidfdGetfdFlags, Signal, pidfd_getfd, pidfd_send_sign
 use super::init::{self, Then};
 use super::plan::{self, InitPlan, Stdio};
 use super::spawn::{self, Child, Origin};
-use crate::cgroup::{self, Cgroup};
-use crate::channel::{Message, Reply, failure};
+use crate::cgroup::{self, Cgroup, Entry};
+use crate::channel::{DESCRIPTORS_MAX, Message, Reply, failure};
 use crate::namespaces::NamespacePlan;
 use crate::process::ProcessPlan;
 use crate::record::{Directory, Process, Record};
@@ -96,6 +96,7 @@ pub(crate) fn create(options: &Options, request: CreateRequest, mode: Mode) -> R
         terminal: None,
         warnings: Vec::new(),
         limits_set: false,
+        entry: None,
     };
     let made = making.directory.write_config(&json).and_then(|()| making.make(&mut init_plan, rdt.as_ref(), &answers));
     match made.and_then(|()| write_pid_file(request.pid_file.as_deref(), making.pid()?)) {
@@ -207,6 +208,8 @@ struct Making<'a> {
     terminal: Option<OwnedFd>,
     warnings: Vec<String>,
     limits_set: bool,
+    /// What the child, cloned before its cgroups were made, is still to be given.
+    entry: Option<Entry>,
 }
 
 /// What the parent needs to answer the child.
@@ -221,32 +224,52 @@ impl Making<'_> {
     fn make(&mut self, plan: &mut InitPlan, rdt: Option<&rdt::Plan>, answers: &Answers<'_>) -> Result<()> {
         // From here on `delete --force` finds what there is, should this process be killed.
         self.directory.write(&self.record)?;
-        self.cgroup_mut()?.create(answers.cgroup).context(|| "cannot make the cgroup")?;
+        let request = answers.cgroup;
+        let cgroup = self.cgroup_mut()?;
+        // The child is then cloned first and makes its network namespace meanwhile.
+        let is_early =
+            answers.namespaces.network_can_wait() && !request.rootless && cgroup.hierarchy_count() <= DESCRIPTORS_MAX;
+        let made = if is_early { cgroup.create_birthplace(request) } else { cgroup.create(request) };
+        made.context(|| "cannot make the cgroup")?;
         if let Some(rdt) = rdt {
             rdt.create()?;
         }
-        self.clone_child(plan, answers.namespaces)?;
+        self.clone_child(plan, answers.namespaces, is_early)?;
+        if is_early {
+            let cgroup = self.cgroup_mut()?;
+            cgroup.create(request).context(|| "cannot make the cgroup")?;
+            self.entry = Some(cgroup.entry()?);
+        }
         self.answer(answers)?;
         let child = self.child()?;
         if let Some(rdt) = rdt {
             rdt.add(child.pid)?;
         }
         plan.process.apply_outside(child.pid, self.limits_set)?;
-        self.record.init = Process::find(child.pid.as_raw_nonzero().get());
-        self.record.newborn = None;
-        self.directory.write(&self.record)?;
+        if self.record.init.is_none() {
+            self.prepare_record()?;
+        }
+        self.directory.commit()?;
         self.release()
     }
 
-    fn clone_child(&mut self, plan: &mut InitPlan, namespaces: &NamespacePlan) -> Result<()> {
+    /// Writes the record with the child in it; nobody sees it yet.
+    fn prepare_record(&mut self) -> Result<()> {
+        self.record.init = Process::find(self.pid()?.as_raw_nonzero().get());
+        self.record.newborn = None;
+        self.directory.prepare(&self.record)
+    }
+
+    fn clone_child(&mut self, plan: &mut InitPlan, namespaces: &NamespacePlan, is_early: bool) -> Result<()> {
         let then = match self.mode {
             Mode::Create => Then::Wait(self.directory.make_start()?),
             Mode::Run => Then::Run,
         };
         let cgroup = self.cgroup_mut()?;
-        let (entry, needs_scope) = (cgroup.entry()?, cgroup.needs_pid());
+        let entry = if is_early { cgroup.birth_entry()? } else { cgroup.entry()? };
+        let needs_scope = cgroup.needs_pid();
         let body = |origin: Origin<'_>| init::first_process(plan, namespaces, then, origin);
-        self.child = Some(spawn::first_process(namespaces, &entry, needs_scope, body)?);
+        self.child = Some(spawn::first_process(namespaces, &entry, needs_scope, is_early, body)?);
         Ok(())
     }
 
@@ -258,7 +281,14 @@ impl Making<'_> {
                     .hint("was it killed? the kernel's log may know (out of memory)"));
             };
             match (message, descriptor) {
-                (Message::Born, _) => self.attend_birth(answers)?,
+                (Message::Born, _) => {
+                    self.attend_birth(answers)?;
+                    // While the child prepares; an intermediate process is not the one to be recorded.
+                    if !answers.namespaces.needs_intermediate() {
+                        self.prepare_record()?;
+                    }
+                    continue;
+                }
                 (Message::First { pid }, Some(pidfd)) => {
                     self.adopt(pid, pidfd)?;
                     continue;
@@ -295,7 +325,8 @@ impl Making<'_> {
         if cgroup.needs_pid() {
             cgroup.start_scope(pid, answers.cgroup)?;
         }
-        Ok(())
+        let files: Vec<BorrowedFd<'_>> = self.entry.iter().flat_map(Entry::files).collect();
+        self.child()?.channel.reply_with(Reply::Continue, &files)
     }
 
     /// The intermediate process made the container's first one and ends.

@@ -123,8 +123,14 @@ fn spawn_into(plan: &mut ExecPlan, entry: &Entry) -> Result<Child> {
         (Side::Parent { pid, pidfd }, _) => Ok(Child { pid, pidfd, channel: ours }),
         (Side::Child, born_inside) => {
             drop(ours);
-            let origin =
-                Origin { channel: theirs, entry: Some(entry), born_inside, needs_parent: false, settled: false };
+            let origin = Origin {
+                channel: theirs,
+                entry: Some(entry),
+                born_inside,
+                needs_parent: false,
+                settled: false,
+                is_early: false,
+            };
             let entered = enter(plan, &origin, direct);
             if let Err(error) = entered {
                 fail(&origin.channel, &error);

@@ -4,13 +4,13 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use corten_sys::Call as _;
-use corten_sys::{exec, loopback, namespace, process, signal};
+use corten_sys::{exec, namespace, process, signal};
 use corten_types::runtime_spec::NamespaceKind;
-use corten_types::{Context as _, Error, Result};
+use corten_types::{Error, Result};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior, setsid};
 
 use super::plan::{InitPlan, Stdio};
-use super::spawn::{Origin, fail, settle};
+use super::spawn::{Origin, bring_loopback_up, fail, settle};
 use crate::channel::{Channel, Message, Reply};
 use crate::namespaces::NamespacePlan;
 use crate::runtime::Status;
@@ -75,7 +75,7 @@ fn prepare(
         namespace::unshare(namespace::NEWCGROUP).call(|| "unshare(CLONE_NEWCGROUP)")?;
     }
     join_keyring(plan.keyring.as_ref())?;
-    set_up_network(plan, namespaces, channel)?;
+    set_up_network(plan, namespaces, origin)?;
     set_names(plan)?;
     plan.rootfs.prepare()?;
     if plan.runtime_hooks {
@@ -124,11 +124,11 @@ fn join_keyring(name: Option<&CString>) -> Result<()> {
     }
 }
 
-fn set_up_network(plan: &InitPlan, namespaces: &NamespacePlan, channel: &Channel) -> Result<()> {
-    if namespaces.is_new(NamespaceKind::Network) {
-        loopback::up().call(|| "ioctl(<lo>, SIOCSIFFLAGS)").context(|| "cannot bring the loopback interface up")?;
+fn set_up_network(plan: &InitPlan, namespaces: &NamespacePlan, origin: &Origin<'_>) -> Result<()> {
+    if namespaces.is_new(NamespaceKind::Network) && !origin.is_early {
+        bring_loopback_up()?;
     }
-    if plan.net_devices { channel.ask(&Message::NetDevices) } else { Ok(()) }
+    if plan.net_devices { origin.channel.ask(&Message::NetDevices) } else { Ok(()) }
 }
 
 fn set_names(plan: &InitPlan) -> Result<()> {

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use corten_sys::Call as _;
 use corten_sys::clone::{CloneRequest, Side, SingleThreaded, clone, exit_now};
-use corten_sys::namespace;
+use corten_sys::{loopback, namespace};
 use corten_types::runtime_spec::NamespaceKind;
 use corten_types::{Context as _, Error, ErrorKind, Result};
 use rustix::fs::{Mode, OFlags};
@@ -12,7 +12,7 @@ use rustix::process::{DumpableBehavior, Pid, WaitId, WaitIdOptions, set_dumpable
 use rustix::thread::{CpuSet, gettid, sched_setaffinity};
 
 use crate::cgroup::Entry;
-use crate::channel::{Channel, Message};
+use crate::channel::{Channel, Message, Reply};
 use crate::namespaces::{NamespacePlan, become_root_inside, unshare_time};
 
 /// A process that was cloned and now talks on its channel.
@@ -34,22 +34,30 @@ pub(crate) struct Origin<'a> {
     pub(crate) needs_parent: bool,
     /// Id maps are written and the namespaces to join are joined.
     pub(crate) settled: bool,
+    /// The network namespace is still to be made, and the cgroups come with the parent's answer.
+    pub(crate) is_early: bool,
 }
 
 /// Clones the container's first process, which runs `body` and never returns. With `needs_scope` it waits for its systemd
-/// scope.
+/// scope. With `is_early` it makes its network namespace (most of what a clone costs) itself while the parent makes the
+/// cgroups: [`NamespacePlan::network_can_wait`].
 ///
 /// Until [`Message::First`] arrives (see [`settle`]) the child may be the intermediate one.
 pub(crate) fn first_process(
     namespaces: &NamespacePlan,
     entry: &Entry,
     needs_scope: bool,
+    is_early: bool,
     body: impl FnOnce(Origin<'_>),
 ) -> Result<Child> {
     let single = single_threaded()?;
     let (ours, theirs) = Channel::pair()?;
     let intermediate = namespaces.needs_intermediate();
-    let flags = if intermediate { namespaces.clone_flags() & namespace::NEWUSER } else { namespaces.clone_flags() };
+    let flags = match (intermediate, is_early) {
+        (true, _) => namespaces.clone_flags() & namespace::NEWUSER,
+        (_, true) => namespaces.clone_flags() & !namespace::NEWNET,
+        _ => namespaces.clone_flags(),
+    };
     let pid_namespace = if intermediate { None } else { namespaces.joined_pid() };
     match clone_into(&single, flags, entry, pid_namespace.map(|file| (file.as_fd(), 0)))? {
         (Side::Parent { pid, pidfd }, _) => {
@@ -59,7 +67,9 @@ pub(crate) fn first_process(
         (Side::Child, born_inside) => {
             drop(ours);
             let needs_parent = needs_scope || namespaces.is_new(NamespaceKind::User);
-            let mut origin = Origin { channel: theirs, entry: Some(entry), born_inside, needs_parent, settled: false };
+            let entry = Some(entry);
+            let mut origin =
+                Origin { channel: theirs, entry, born_inside, needs_parent, settled: false, is_early };
             if intermediate {
                 origin = match second_clone(&single, namespaces, origin) {
                     Ok(origin) => origin,
@@ -144,17 +154,41 @@ pub(crate) fn settle(namespaces: &NamespacePlan, origin: &Origin<'_>) -> Result<
     if origin.settled {
         return Ok(());
     }
+    if origin.is_early {
+        make_network()?;
+    }
     if let Some(entry) = origin.entry {
-        entry.join_self(origin.born_inside).context(|| "cannot enter the cgroup")?;
+        enter(entry, origin).context(|| "cannot enter the cgroup")?;
     }
     use_every_cpu();
-    if origin.needs_parent {
+    if origin.needs_parent && !origin.is_early {
         origin.channel.ask(&Message::Born)?;
     }
     if namespaces.is_new(NamespaceKind::User) {
         become_root_inside();
     }
     namespaces.join()
+}
+
+fn make_network() -> Result<()> {
+    namespace::unshare(namespace::NEWNET)
+        .call(|| "unshare(CLONE_NEWNET)")
+        .map_err(|error| explain(error, namespace::NEWNET))?;
+    bring_loopback_up()
+}
+
+pub(crate) fn bring_loopback_up() -> Result<()> {
+    loopback::up().call(|| "ioctl(<lo>, SIOCSIFFLAGS)").context(|| "cannot bring the loopback interface up")
+}
+
+/// Into the cgroup, once the parent has made it.
+fn enter(entry: &Entry, origin: &Origin<'_>) -> Result<()> {
+    if !origin.is_early {
+        return entry.join_self(origin.born_inside);
+    }
+    origin.channel.send(&Message::Born, None)?;
+    let files = origin.channel.wait_with(Reply::Continue)?;
+    Entry::of_files(entry, files)?.join_self(origin.born_inside)
 }
 
 /// Forgets the runtime's own CPU affinity: what the cgroup's cpuset allows, now or later, is the container's. Best effort,
