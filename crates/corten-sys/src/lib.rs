@@ -2,6 +2,7 @@
 //!
 //! What rustix offers is used from rustix directly. A failed call reads as it was made: see [`Call`].
 
+pub mod arena;
 pub mod bpf;
 pub mod channel;
 pub mod clone;

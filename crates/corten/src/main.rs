@@ -5,6 +5,10 @@ use std::path::PathBuf;
 
 use corten_cli::Environment;
 
+/// The C library's allocator, but for the runtime's short commands.
+#[global_allocator]
+static ALLOCATOR: corten_sys::arena::Arena = corten_sys::arena::Arena::closed();
+
 fn main() {
     let mut args = std::env::args_os();
     let program = args.next().unwrap_or_default();
@@ -35,6 +39,7 @@ fn run(program: &OsStr, mut rest: Vec<OsString>) -> i32 {
 }
 
 fn runtime(args: Vec<OsString>) -> i32 {
+    ALLOCATOR.open();
     end_with_the_reader();
     corten_cli::runtime::main(args, &environment()).into()
 }
