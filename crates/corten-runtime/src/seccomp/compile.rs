@@ -119,6 +119,7 @@ fn fill(
         ranges.push(0, default);
     }
     let (entries, highest) = entries(profile, architecture, calls);
+    let mut after = ranges.0.last().map_or(0, |(first, _)| *first);
     let layout = Layout { wide: architecture.wide, big_endian: architecture.big_endian };
     for group in entries.chunk_by(|left, right| left.number == right.number) {
         let target = match decide(profile, group, layout)? {
@@ -126,9 +127,13 @@ fn fill(
             Decision::Alternatives(alternatives) => program.alternatives(layout, &alternatives, profile.default),
         };
         check_length(program.len())?;
+        if group[0].number > after {
+            ranges.push(after, default);
+        }
         ranges.push(group[0].number, target);
-        ranges.push(group[0].number + 1, default);
+        after = group[0].number + 1;
     }
+    ranges.push(after, default);
     // Programs probe for new calls and fall back on ENOSYS alone; the default's EPERM would break them.
     if highest > 0 && !profile.is_permissive() {
         if architecture.zero_is_unknown() {
@@ -157,11 +162,43 @@ fn entries(profile: &Profile<'_>, architecture: &Architecture, calls: &[(SystemC
             entries.push(Entry { number, rule: *rule, call: None });
         }
     }
-    entries.sort_unstable_by_key(|entry| (entry.number, entry.rule));
-    (entries, highest)
+    (by_number(entries), highest)
+}
+
+/// Sorts by number; entries of one number keep their order. Numbers lie close together, so they are counted.
+fn by_number(mut entries: Vec<Entry>) -> Vec<Entry> {
+    const SPAN_MAX: u32 = 4096;
+    let lowest = entries.iter().map(|entry| entry.number).min().unwrap_or(0);
+    let span = entries.iter().map(|entry| entry.number - lowest).max().unwrap_or(0);
+    let (Some(first), true) = (entries.first().copied(), span < SPAN_MAX) else {
+        entries.sort_by_key(|entry| entry.number);
+        return entries;
+    };
+    let place = |entry: &Entry| usize::try_from(entry.number - lowest).unwrap_or(0);
+    // How many come before each number.
+    let mut starts = vec![0; usize::try_from(span).unwrap_or(0) + 2];
+    entries.iter().for_each(|entry| starts[place(entry) + 1] += 1);
+    let mut total = 0;
+    for start in &mut starts {
+        total += *start;
+        *start = total;
+    }
+    let mut sorted = vec![first; entries.len()];
+    for entry in entries {
+        let start: &mut usize = &mut starts[place(&entry)];
+        sorted[*start] = entry;
+        *start += 1;
+    }
+    sorted
 }
 
 fn decide(profile: &Profile<'_>, group: &[Entry], layout: Layout) -> Result<Decision> {
+    // Most calls have one rule, without conditions.
+    if let [Entry { call: None, rule, .. }, ..] = group
+        && profile.rules[*rule].alternatives.iter().any(Vec::is_empty)
+    {
+        return Ok(Decision::Always(profile.rules[*rule].action));
+    }
     let mut alternatives: Vec<(Vec<Condition>, &Rule<'_>)> = Vec::new();
     for entry in group {
         let rule = &profile.rules[entry.rule];
