@@ -14,6 +14,7 @@ pub mod namespace;
 pub mod process;
 pub mod seccomp;
 pub mod signal;
+pub mod start;
 
 use corten_types::{Error, Result};
 

@@ -54,7 +54,12 @@ pub fn parse_list<'a, T: Deserialize<'a>>(json: &'a [u8], name: &str) -> Result<
 }
 
 fn parse_any<'a, T: Deserialize<'a>>(json: &'a [u8], name: &str) -> Result<T> {
-    let plain = match serde_json::from_slice::<T>(json) {
+    // Checked as a whole, the text need not be checked string by string; what is no text fails at its place.
+    let read = match std::str::from_utf8(json) {
+        Ok(text) => serde_json::from_str::<T>(text),
+        Err(_) => serde_json::from_slice::<T>(json),
+    };
+    let plain = match read {
         Ok(document) => return Ok(document),
         Err(error) => error,
     };

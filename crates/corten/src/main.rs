@@ -1,4 +1,5 @@
 //! One program, several roles: chosen by its name or by its first argument, before anything else is set up.
+#![cfg_attr(all(target_env = "gnu", not(test)), no_main)]
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -9,11 +10,19 @@ use corten_cli::Environment;
 #[global_allocator]
 static ALLOCATOR: corten_sys::arena::Arena = corten_sys::arena::Arena::closed();
 
+#[cfg(all(target_env = "gnu", not(test)))]
+corten_sys::program!(begin);
+
+#[cfg(not(all(target_env = "gnu", not(test))))]
 fn main() {
+    std::process::exit(begin());
+}
+
+fn begin() -> i32 {
     let mut args = std::env::args_os();
     let program = args.next().unwrap_or_default();
     let rest: Vec<OsString> = args.collect();
-    std::process::exit(run(&program, rest));
+    run(&program, rest)
 }
 
 /// The exit code of the role that the words ask for.

@@ -52,9 +52,11 @@ impl CapabilityPlan {
     pub(crate) fn apply_bounding(&self) -> Result<()> {
         for number in (0..=self.last).filter(|number| self.bounding & (1 << number) == 0) {
             let set = CapabilitySet::from_bits_retain(1 << number);
-            if rustix::thread::capability_is_in_bounding_set(set).unwrap_or(true) {
-                rustix::thread::remove_capability_from_bounding_set(set)
-                    .call(|| format!("prctl(PR_CAPBSET_DROP, {})", capability::name(number).unwrap_or_default()))?;
+            match rustix::thread::remove_capability_from_bounding_set(set) {
+                // Without CAP_SETPCAP, but it is not there anyway.
+                Err(rustix::io::Errno::PERM) if rustix::thread::capability_is_in_bounding_set(set) == Ok(false) => {}
+                result => result
+                    .call(|| format!("prctl(PR_CAPBSET_DROP, {})", capability::name(number).unwrap_or_default()))?,
             }
         }
         Ok(())
