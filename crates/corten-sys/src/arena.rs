@@ -136,7 +136,7 @@ mod tests {
         unsafe {
             let first = arena.alloc(layout(3, 1));
             let second = arena.alloc(layout(8, 64));
-            assert!(arena.holds(first) && second.addr() % 64 == 0 && second.addr() >= first.addr() + 3);
+            assert!(arena.holds(first) && second.addr().is_multiple_of(64) && second.addr() >= first.addr() + 3);
             second.write_bytes(7, 8);
             let grown = arena.realloc(second, layout(8, 64), 100);
             assert_eq!((grown, *grown.add(7)), (second, 7));

@@ -57,7 +57,8 @@ impl Directory {
 
     /// A second handle.
     pub(super) fn try_clone(&self) -> Result<Self> {
-        let fd = rustix::io::fcntl_dupfd_cloexec(&self.fd, 0).call(|| format!("fcntl(<{}>, F_DUPFD_CLOEXEC)", self.path))?;
+        let fd =
+            rustix::io::fcntl_dupfd_cloexec(&self.fd, 0).call(|| format!("fcntl(<{}>, F_DUPFD_CLOEXEC)", self.path))?;
         Ok(Self { fd, path: self.path.clone() })
     }
 

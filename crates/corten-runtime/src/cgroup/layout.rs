@@ -52,7 +52,7 @@ impl Layout {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let file = rustix::fs::openat(CWD, "/proc/self/mountinfo", flags, Mode::empty())
             .call(|| "open(\"/proc/self/mountinfo\")")?;
-        let (mut buffer, mut text, mut total) = (vec![0; 32 * 1024], Vec::new(), 0);
+        let (mut buffer, mut text, mut total) = (vec![0; 8 * 1024], Vec::new(), 0);
         while !search.complete() && total < MOUNTINFO_SIZE_BYTES_MAX {
             let count = match rustix::io::read(&file, &mut buffer[..]) {
                 Ok(0) => break,

@@ -384,8 +384,7 @@ impl Making<'_> {
 
     fn finish(self) -> Result<(Started, Container)> {
         let child = self.child.ok_or_else(no_child)?;
-        let started =
-            Started { pid: child.pid, pidfd: child.pidfd, terminal: self.terminal, warnings: self.warnings };
+        let started = Started { pid: child.pid, pidfd: child.pidfd, terminal: self.terminal, warnings: self.warnings };
         Ok((started, Container { directory: self.directory, record: self.record }))
     }
 

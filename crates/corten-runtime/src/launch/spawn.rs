@@ -68,8 +68,7 @@ pub(crate) fn first_process(
             drop(ours);
             let needs_parent = needs_scope || namespaces.is_new(NamespaceKind::User);
             let entry = Some(entry);
-            let mut origin =
-                Origin { channel: theirs, entry, born_inside, needs_parent, settled: false, is_early };
+            let mut origin = Origin { channel: theirs, entry, born_inside, needs_parent, settled: false, is_early };
             if intermediate {
                 origin = match second_clone(&single, namespaces, origin) {
                     Ok(origin) => origin,
