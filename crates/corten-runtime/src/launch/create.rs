@@ -1,4 +1,5 @@
-//! Making a container: plan, record, cgroup, clone; answer the child; record again. Undone in reverse order on failure.
+//! Making a container: plan, record, clone, cgroup (or cgroup, clone); answer the child; record again. Undone in reverse
+//! order on failure.
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -1,7 +1,7 @@
 //! From a checked plan to a running process: what the parent does, what the child does, and what they tell each other.
 //!
 //! ```text
-//! create.rs   parent: plan, record, cgroup, clone, answer the child, record again
+//! create.rs   parent: plan, record, clone, cgroup (before the clone where it must be), answer the child, record again
 //! spawn.rs    parent: the clone itself, with an intermediate process where namespaces demand one
 //! init.rs     child: the container's first process, from the clone to execve
 //! exec.rs     both sides of one more process in a running container
