@@ -5,6 +5,8 @@ mod commands;
 mod environment;
 pub mod hello;
 mod output;
+mod progress;
+mod registries;
 mod run;
 pub mod runtime;
 mod settings;

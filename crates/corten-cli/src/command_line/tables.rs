@@ -136,7 +136,7 @@ const RUN: &[Flag] = &[
     switch("privileged", "Every capability and device, no filter of system calls, no masked paths"),
     many("publish", "PORT", "Publish a port").short('p').later(NETWORKS),
     switch("publish-all", "Publish all exposed ports").short('P').later(NETWORKS),
-    one("pull", "POLICY", "missing or never: images come from `corten load`"),
+    one("pull", "POLICY", "missing, always or never"),
     switch("quiet", "Print no progress").short('q'),
     switch("read-only", "Mount the root file system read-only"),
     one("restart", "POLICY", "Restart policy").later_unless(&["no", ""], SUPERVISOR),
@@ -165,6 +165,40 @@ const RUN: &[Flag] = &[
     one("volume-driver", "DRIVER", "Volume driver").later_unless(&["", "local"], VOLUMES),
     many("volumes-from", "CONTAINER", "Volumes of another container").later(VOLUMES),
     one("workdir", "PATH", "Working directory inside").short('w'),
+];
+
+const TLS_VERIFY: Flag = switch("tls-verify", "Demand https with a valid certificate (default true)");
+const MIRROR: Flag = many("mirror", "URL", "Ask this registry first");
+const PROGRESS: Flag = one("progress", "MODE", "auto, plain or json");
+const CONTENT_TRUST: Flag =
+    switch("disable-content-trust", "Skip image verification (default true)").later_unless(&["true"], SIGNATURES);
+const SIGNATURES: &str = "what must be signed is said in policy.toml";
+
+const PULL: &[Flag] = &[
+    switch("all-platforms", "Pull the images of every platform"),
+    switch("all-tags", "Pull every tag of the repository").short('a'),
+    CONTENT_TRUST,
+    MIRROR,
+    one("platform", "OS/ARCH[/VARIANT]", "Pull the image of this platform"),
+    PROGRESS,
+    switch("quiet", "Print the name alone").short('q'),
+    TLS_VERIFY,
+];
+
+const PUSH: &[Flag] = &[
+    switch("all-tags", "Push every tag of the repository").short('a'),
+    CONTENT_TRUST,
+    one("platform", "OS/ARCH[/VARIANT]", "Push the image of this platform alone"),
+    PROGRESS,
+    switch("quiet", "Print the name alone").short('q'),
+    TLS_VERIFY,
+];
+
+const LOGIN: &[Flag] = &[
+    one("password", "PASSWORD", "Password, or a token").short('p'),
+    switch("password-stdin", "Read the password from standard input"),
+    one("username", "NAME", "User name").short('u'),
+    TLS_VERIFY,
 ];
 
 const LOAD: &[Flag] = &[
@@ -283,6 +317,18 @@ const TAG_COMMAND: Command = Command {
     arity: (2, 2),
     ..command(&["tag"], "Give an image a further name", commands::tag::run)
 };
+const PULL_COMMAND: Command = Command {
+    operands: "NAME[:TAG|@DIGEST]",
+    arity: (1, 1),
+    flags: PULL,
+    ..command(&["pull"], "Download an image from a registry", commands::pull::run)
+};
+const PUSH_COMMAND: Command = Command {
+    operands: "NAME[:TAG]",
+    arity: (1, 1),
+    flags: PUSH,
+    ..command(&["push"], "Upload an image to a registry", commands::push::run)
+};
 const INFO_COMMAND: Command = Command {
     flags: FORMATTED,
     ..command(&["info"], "Show what this machine and this engine are", commands::info::run)
@@ -303,6 +349,15 @@ pub(crate) static COMMANDS: &[Command] = &[
     IMAGES_COMMAND,
     RMI_COMMAND,
     TAG_COMMAND,
+    PULL_COMMAND,
+    PUSH_COMMAND,
+    Command {
+        operands: "[SERVER]",
+        arity: (0, 1),
+        flags: LOGIN,
+        ..command(&["login"], "Authenticate to a registry", commands::login::run)
+    },
+    Command { operands: "[SERVER]", arity: (0, 1), ..command(&["logout"], "Forget a login", commands::login::logout) },
     INFO_COMMAND,
     Command { flags: FORMATTED, ..command(&["version"], "Show the version", commands::version::run) },
     Command {
@@ -333,6 +388,8 @@ pub(crate) static COMMANDS: &[Command] = &[
     },
     Command { path: &["image", "ls"], aliases: &["list"], ..IMAGES_COMMAND },
     Command { path: &["image", "load"], ..LOAD_COMMAND },
+    Command { path: &["image", "pull"], ..PULL_COMMAND },
+    Command { path: &["image", "push"], ..PUSH_COMMAND },
     Command { path: &["image", "rm"], aliases: &["remove"], ..RMI_COMMAND },
     Command { path: &["image", "tag"], ..TAG_COMMAND },
     Command {
@@ -364,8 +421,6 @@ pub(crate) const LATER: &[&str] = &[
     "history",
     "import",
     "kill",
-    "login",
-    "logout",
     "logs",
     "manifest",
     "network",
@@ -374,8 +429,6 @@ pub(crate) const LATER: &[&str] = &[
     "plugin",
     "port",
     "prune",
-    "pull",
-    "push",
     "rename",
     "restart",
     "save",

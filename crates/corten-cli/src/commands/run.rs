@@ -5,7 +5,7 @@ use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use corten_engine::{Created, Engine, Signals, StartRequest, Stdio, Terminal};
+use corten_engine::{Created, Engine, ImageSource, Signals, StartRequest, Stdio, Terminal};
 use corten_types::{Context as _, Error, Result};
 
 use super::Context;
@@ -31,6 +31,9 @@ fn start(context: &mut Context<'_>, parsed: &Parsed) -> Result<u8> {
         );
     }
     let engine = context.engine()?;
+    if let ImageSource::Reference(name) = &request.source {
+        super::pull::before_run(context, parsed, engine.store(), name)?;
+    }
     let id_file = parsed.last("cidfile").filter(|path| !path.is_empty()).map(|path| IdFile::create(context, path));
     let id_file = id_file.transpose()?;
     let created = engine.create(request)?;

@@ -75,11 +75,7 @@ fn source(image: &str, is_rootfs: bool, environment: &Environment) -> Result<Ima
 
 fn check_pull(parsed: &Parsed) -> Result<()> {
     match parsed.last("pull") {
-        None | Some("missing" | "never") => Ok(()),
-        Some("always") => {
-            Err(Error::new(ErrorKind::Unsupported, "`--pull always` is not supported yet: it comes with registries")
-                .hint("load the image with `corten load -i FILE`"))
-        }
+        None | Some("always" | "missing" | "never") => Ok(()),
         Some(other) => Err(Error::invalid(format!(
             "invalid pull option: '{other}': must be one of \"always\", \"missing\" or \"never\""
         ))),

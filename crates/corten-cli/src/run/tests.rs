@@ -200,7 +200,6 @@ fn wrong_values_are_refused_in_docker_s_words() {
         assert_eq!(refusal(line), message, "{line}");
     }
     for (line, part) in [
-        ("--pull always i", "`--pull always` is not supported yet"),
         ("--network bridge i", "network `bridge` is not supported yet"),
         ("--platform plan9/mips i", "platform `plan9/mips` cannot run here"),
         ("-p 80 i", "the flag `--publish` is not supported yet"),

@@ -5,9 +5,9 @@ use corten_types::Digest;
 /// A step of one blob.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// It waits for its turn.
+    /// It waits to come.
     Waiting,
-    /// It is here already, or there already.
+    /// It is here already.
     Exists,
     /// Bytes came.
     Downloading {
@@ -20,6 +20,10 @@ pub enum Step {
     Downloaded,
     /// It is unpacked and part of an image.
     Complete,
+    /// It waits to go out.
+    Preparing,
+    /// The registry has it already.
+    There,
     /// Bytes went out.
     Pushing {
         /// So far.

@@ -181,7 +181,7 @@ fn send_blobs(
 ) -> Result<()> {
     let watch = request.watch;
     for blob in blobs {
-        watch(&blob.digest, Step::Waiting);
+        watch(&blob.digest, Step::Preparing);
     }
     let (next, failed, failure) = (AtomicUsize::new(0), AtomicBool::new(false), Mutex::new(None));
     std::thread::scope(|scope| {
@@ -197,7 +197,7 @@ fn send_blobs(
                         None => session.place_blob(blob, &file, None, watch),
                     });
                     match placed {
-                        Ok(Placed::Existed) => watch(&blob.digest, Step::Exists),
+                        Ok(Placed::Existed) => watch(&blob.digest, Step::There),
                         Ok(Placed::Mounted(from)) => watch(&blob.digest, Step::Mounted { from }),
                         Ok(Placed::Uploaded) => watch(&blob.digest, Step::Pushed),
                         Err(error) => {

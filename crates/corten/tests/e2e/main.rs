@@ -17,6 +17,7 @@ mod limits;
 mod lists;
 mod network;
 mod peers;
+mod registry;
 mod roles;
 mod security;
 mod sources;

@@ -1,0 +1,170 @@
+//! Images go to registries and come back: docker's commands, words and exit codes.
+
+use corten_testkit::{Image, Registry};
+use serde_json::Value;
+
+use crate::sandbox;
+
+#[test]
+fn an_image_is_pulled_run_pushed_and_pulled_again() {
+    let registry = Registry::start();
+    let manifest = registry.add_image("team/tiny", "1", &Image::tiny());
+    let sandbox = sandbox();
+    let name = registry.name("team/tiny:1");
+    let pulled = sandbox.corten(["pull", &name]);
+    pulled.ok().shows("1: Pulling from team/tiny\n").shows("Download complete").shows("Pull complete");
+    pulled.shows(&format!("Digest: {manifest}\nStatus: Downloaded newer image for {name}\n{name}\n"));
+    sandbox.corten(["pull", &name]).ok().shows(&format!("Status: Image is up to date for {name}"));
+    sandbox.corten(["pull", "-q", &name]).ok().prints(&name);
+    sandbox
+        .corten(["run", "--rm", "--network", "none", &name, "echo", "from a registry"])
+        .ok()
+        .prints("from a registry");
+    let copy = registry.name("other/tiny:2");
+    sandbox.corten(["tag", &name, &copy]).ok();
+    let pushed = sandbox.corten(["push", &copy]);
+    pushed.ok().shows(&format!("The push refers to repository [{}]", registry.name("other/tiny")));
+    pushed.shows(&format!("2: digest: {manifest} size: "));
+    assert_eq!(registry.manifest("other/tiny", "2"), registry.manifest("team/tiny", "1"));
+    sandbox
+        .corten(["push", &registry.name("nothing:1")])
+        .code(1)
+        .complains("an image does not exist locally with the tag");
+}
+
+#[test]
+fn run_pulls_what_is_missing_and_says_so_on_standard_error() {
+    let registry = Registry::start();
+    registry.add_image("tiny", "1", &Image::tiny());
+    let sandbox = sandbox();
+    let name = registry.name("tiny:1");
+    let run = |pull: &str| sandbox.corten(["run", "--rm", "--network", "none", "--pull", pull, &name, "echo", "ran"]);
+    run("never").code(125).complains("there is no image");
+    let first = run("missing");
+    first.ok().prints("ran").complains(&format!("Unable to find image '{name}' locally"));
+    first.complains("1: Pulling from tiny").complains("Status: Downloaded newer image");
+    let second = run("missing");
+    assert_eq!(second.ok().stderr, "");
+    run("always").ok().prints("ran").complains("Status: Image is up to date");
+    let missing = registry.name("nothing:1");
+    sandbox.corten(["run", "--rm", &missing]).code(125).complains("manifest unknown");
+}
+
+#[test]
+fn every_tag_comes_with_one_command_and_goes_with_one() {
+    let (from, to) = (Registry::start(), Registry::start());
+    for tag in ["1", "2", "3"] {
+        from.add_image("app", tag, &Image::tiny().config("Labels", serde_json::json!({"tag": tag})));
+    }
+    let sandbox = sandbox();
+    sandbox
+        .corten(["pull", "--all-tags", &from.name("app")])
+        .ok()
+        .shows("1: Pulling from app")
+        .shows("3: Pulling from app");
+    sandbox.corten(["pull", "-a", &from.name("app:1")]).code(1).complains("tag can't be used with --all-tags/-a");
+    for tag in ["1", "2"] {
+        sandbox.corten(["tag", &from.name(&format!("app:{tag}")), &to.name(&format!("copy:{tag}"))]).ok();
+    }
+    sandbox.corten(["push", "-a", &to.name("copy")]).ok().shows("1: digest: sha256:").shows("2: digest: sha256:");
+    assert!(to.manifest("copy", "2").is_some() && to.manifest("copy", "3").is_none());
+}
+
+#[test]
+fn programs_read_progress_as_json() {
+    let registry = Registry::start();
+    registry.add_image("tiny", "1", &Image::tiny());
+    let sandbox = sandbox();
+    let pulled = sandbox.corten(["pull", "--progress", "json", &registry.name("tiny:1")]);
+    let lines: Vec<Value> = pulled.ok().stdout.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    assert!(lines.iter().any(|line| line["status"] == "Downloading" && line["progressDetail"]["total"].is_u64()));
+    assert!(lines.iter().any(|line| line["status"].as_str().is_some_and(|text| text.starts_with("Digest: sha256:"))));
+    sandbox.corten(["pull", "--progress", "loud", "x"]).code(1).complains("invalid progress mode");
+}
+
+#[test]
+fn a_login_is_kept_used_and_forgotten() {
+    let registry = Registry::start();
+    registry.add_image("tiny", "1", &Image::tiny());
+    registry.hook(|request, _| {
+        let known = request.header("authorization") == Some("Basic bWU6c2VjcmV0");
+        let refusal = corten_testkit::registry::Reply::new(401, "{}").header("WWW-Authenticate", "Basic realm=\"x\"");
+        (!known).then_some(refusal)
+    });
+    let sandbox = sandbox();
+    let (host, name) = (registry.host(), registry.name("tiny:1"));
+    sandbox.corten(["pull", &name]).code(1).complains(&format!("`corten login {host}`"));
+    let wrong = sandbox.corten(["login", "-u", "me", "-p", "wrong", &host]);
+    wrong.code(1).complains("Using --password via the CLI is insecure").complains("incorrect username or password");
+    let login = sandbox.corten_with_input(["login", "-u", "me", "--password-stdin", &host], b"secret\n");
+    login.ok().prints("Login Succeeded").complains("stored unencrypted in");
+    sandbox.corten(["pull", &name]).ok();
+    sandbox.corten(["logout", &host]).ok().prints(&format!("Removing login credentials for {host}"));
+    sandbox.corten(["logout", &host]).ok().prints(&format!("Not logged in to {host}"));
+    sandbox.corten(["pull", &name]).code(1);
+    sandbox.corten(["login", "--password-stdin", &host]).code(1).complains("Must provide --username");
+}
+
+#[test]
+fn fifty_pulls_of_one_layer_at_once_fetch_it_once() {
+    let registry = Registry::start();
+    registry.add_image("tiny", "1", &Image::tiny());
+    let sandbox = sandbox();
+    let name = registry.name("tiny:1");
+    // Started before any ends: processes of their own, as fifty users would.
+    let mut pulls: Vec<_> = (0..50)
+        .map(|_| {
+            let mut command = sandbox.corten_command(["pull", "-q", &name]);
+            command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped()).spawn().unwrap()
+        })
+        .collect();
+    for pull in pulls.drain(..) {
+        let output = pull.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let manifest: Value = serde_json::from_slice(&registry.manifest("tiny", "1").unwrap().1).unwrap();
+    let layer = manifest["layers"][0]["digest"].as_str().unwrap();
+    assert_eq!(registry.count(&format!("GET /v2/tiny/blobs/{layer}")), 1);
+}
+
+#[test]
+fn a_pull_that_is_killed_goes_on_where_it_was() {
+    let registry = Registry::start();
+    registry.add_image("tiny", "1", &Image::tiny());
+    let manifest: Value = serde_json::from_slice(&registry.manifest("tiny", "1").unwrap().1).unwrap();
+    let (layer, size) =
+        (manifest["layers"][0]["digest"].as_str().unwrap().to_owned(), manifest["layers"][0]["size"].as_u64().unwrap());
+    let sandbox = sandbox();
+    let name = registry.name("tiny:1");
+    let (reached, at) = std::sync::mpsc::channel();
+    let held = std::sync::Mutex::new(Some(reached));
+    let wanted = layer.clone();
+    registry.hook(move |request, own| {
+        let is_layer = request.method == "GET" && request.path.ends_with(&wanted);
+        let reached = held.lock().unwrap().take_if(|_| is_layer)?;
+        let reply = own();
+        let half = reply.body.len() / 2;
+        // Half of it, and then nothing more: the announced length never comes.
+        let half = corten_testkit::registry::Reply {
+            length: Some(reply.body.len()),
+            body: reply.body[..half].to_vec(),
+            ..reply
+        };
+        reached.send(()).ok();
+        Some(half)
+    });
+    let mut pull = sandbox.corten_command(["pull", &name]).stdout(std::process::Stdio::null()).spawn().unwrap();
+    at.recv_timeout(std::time::Duration::from_secs(60)).unwrap();
+    let ingest = sandbox.root().join("store/ingest");
+    let has_half = || {
+        let entries = std::fs::read_dir(&ingest).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.metadata().ok()).any(|file| file.len() >= size / 2)
+    };
+    assert!(corten_testkit::run::eventually(std::time::Duration::from_secs(60), has_half));
+    pull.kill().unwrap();
+    pull.wait().unwrap();
+    registry.unhook();
+    registry.forget_requests();
+    sandbox.corten(["pull", &name]).ok();
+    assert!(registry.blob_bytes_sent() < size / 2 + 20_000, "{} of {size}", registry.blob_bytes_sent());
+}
