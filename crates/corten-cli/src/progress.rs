@@ -10,7 +10,7 @@ use corten_registry::client::Step;
 use corten_types::{Digest, Error, Result};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::command_line::Parsed;
+use crate::command_line::{Parsed, boolean};
 use crate::terminal::is_terminal;
 
 /// How often a program hears of bytes.
@@ -56,8 +56,8 @@ impl Progress {
             Output::Out => is_terminal(rustix::stdio::stdout().as_fd()),
             Output::Err => is_terminal(rustix::stdio::stderr().as_fd()),
         };
-        let form = match parsed.last("progress").unwrap_or("auto") {
-            _ if parsed.is_on("quiet") => Form::Quiet,
+        let form = match parsed.optional("progress").unwrap_or("auto") {
+            _ if parsed.optional("quiet").and_then(boolean) == Some(true) => Form::Quiet,
             "auto" | "tty" if terminal => Form::Bars,
             "auto" | "plain" => Form::Plain,
             "json" => Form::Json,

@@ -24,10 +24,13 @@ const FILE_SIZE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// The client, with what the flags `--mirror` and `--tls-verify` add where the command has them.
 pub(crate) fn client(environment: &Environment, parsed: &Parsed) -> Result<Client> {
     let mut registries = rules(environment)?;
-    for mirror in parsed.all("mirror") {
-        registries.add_mirror(mirror)?;
+    if parsed.command.long("mirror").is_some() {
+        // The first that is named is asked first.
+        for mirror in parsed.all("mirror") {
+            registries.add_mirror(mirror)?;
+        }
     }
-    if parsed.last("tls-verify").and_then(boolean) == Some(false) {
+    if parsed.optional("tls-verify").and_then(boolean) == Some(false) {
         registries.allow_insecure();
     }
     let options = Options {

@@ -283,6 +283,7 @@ const KEPT: &[&str] = &[
     "store/db.sqlite-wal",
     "store/ingest",
     "store/layers",
+    "store/leases",
     "store/locks",
     "store/trash",
 ];

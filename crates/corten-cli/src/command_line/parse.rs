@@ -159,6 +159,11 @@ impl Parsed {
         self.all(name).last()
     }
 
+    /// The last value of `--name` where the command has such a flag at all.
+    pub(crate) fn optional<'a>(&'a self, name: &'a str) -> Option<&'a str> {
+        self.command.long(name).and_then(|_| self.last(name))
+    }
+
     /// Whether `--name` is on.
     pub(crate) fn is_on(&self, name: &str) -> bool {
         self.last(name).and_then(boolean).unwrap_or(false)
