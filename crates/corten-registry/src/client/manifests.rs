@@ -43,15 +43,36 @@ impl Fetched {
     }
 }
 
+/// A running hash.
+pub(crate) struct Hash {
+    algorithm: Algorithm,
+    context: ring::digest::Context,
+}
+
+impl Hash {
+    pub(crate) fn new(algorithm: Algorithm) -> Self {
+        let function = match algorithm {
+            Algorithm::Sha256 => &ring::digest::SHA256,
+            Algorithm::Sha512 => &ring::digest::SHA512,
+        };
+        Self { algorithm, context: ring::digest::Context::new(function) }
+    }
+
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
+        self.context.update(bytes);
+    }
+
+    pub(crate) fn finish(self) -> Digest {
+        // The function gives what the algorithm wants.
+        Digest::from_bytes(self.algorithm, self.context.finish().as_ref()).unwrap_or_else(|_| unreachable!())
+    }
+}
+
 /// The hash of `bytes`.
 pub fn digest_of(algorithm: Algorithm, bytes: &[u8]) -> Digest {
-    let function = match algorithm {
-        Algorithm::Sha256 => &ring::digest::SHA256,
-        Algorithm::Sha512 => &ring::digest::SHA512,
-    };
-    let hash = ring::digest::digest(function, bytes);
-    // The function gives what the algorithm wants.
-    Digest::from_bytes(algorithm, hash.as_ref()).unwrap_or_else(|_| unreachable!())
+    let mut hash = Hash::new(algorithm);
+    hash.update(bytes);
+    hash.finish()
 }
 
 impl Session<'_> {
