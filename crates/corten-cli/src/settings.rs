@@ -3,7 +3,7 @@
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use corten_engine::{Engine, EngineOptions};
+use corten_engine::{Engine, EngineOptions, LayerForm};
 use corten_types::{Context, Error, ErrorKind, Result};
 
 use crate::Environment;
@@ -14,6 +14,7 @@ use crate::command_line::Parsed;
 pub(crate) struct Settings {
     root: Option<PathBuf>,
     run_root: Option<PathBuf>,
+    layer_form: Option<String>,
     systemd_cgroup: bool,
 }
 
@@ -21,7 +22,12 @@ impl Settings {
     /// Reads the global flags.
     pub(crate) fn new(globals: &Parsed) -> Self {
         let path = |name: &str| globals.last(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        Self { root: path("root"), run_root: path("run-root"), systemd_cgroup: globals.is_on("systemd-cgroup") }
+        Self {
+            root: path("root"),
+            run_root: path("run-root"),
+            layer_form: globals.last("layer-form").filter(|value| !value.is_empty()).map(str::to_owned),
+            systemd_cgroup: globals.is_on("systemd-cgroup"),
+        }
     }
 
     /// Opens the engine; an ordinary user's in a user namespace.
@@ -32,13 +38,17 @@ impl Settings {
             0 => None,
             _ => Some(corten_engine::enter_rootless(&run_root)?),
         };
-        Engine::open(EngineOptions {
+        let engine = Engine::open(EngineOptions {
             root,
             run_root,
             executable: environment.executable.clone(),
             systemd_cgroup: self.systemd_cgroup,
             rootless,
-        })
+        })?;
+        match self.layer_form.as_deref().or_else(|| environment.text("CORTEN_LAYER_FORM")) {
+            Some(form) => Ok(engine.with_layer_form(LayerForm::parse(form)?)),
+            None => Ok(engine),
+        }
     }
 
     fn root(&self, environment: &Environment) -> Result<PathBuf> {
@@ -100,7 +110,7 @@ mod tests {
     use super::*;
 
     fn settings() -> Settings {
-        Settings { root: None, run_root: None, systemd_cgroup: false }
+        Settings { root: None, run_root: None, layer_form: None, systemd_cgroup: false }
     }
 
     fn environment(uid: u32, variables: &[(&str, &str)]) -> Environment {

@@ -69,6 +69,12 @@ impl Engine {
         Ok(Self { options, containers, names, running, store })
     }
 
+    /// New layers take this form, whatever is fastest here.
+    #[must_use]
+    pub fn with_layer_form(self, form: corten_store::Form) -> Self {
+        Self { store: self.store.with_layer_form(form), ..self }
+    }
+
     /// The images: load, list, inspect, remove.
     pub fn store(&self) -> &Store {
         &self.store

@@ -101,6 +101,7 @@ impl Engine {
         let uname = rustix::system::uname();
         let version = cgroup_version();
         let rootless = self.options().rootless.is_some();
+        let (form, why) = self.store().layer_form()?;
         Ok(Info {
             containers: containers.len(),
             containers_running: running,
@@ -108,7 +109,10 @@ impl Engine {
             containers_stopped: containers.len() - running - paused,
             images: self.store().images()?.len(),
             storage_driver: "overlay".to_owned(),
-            storage_status: vec![("Backing Filesystem".to_owned(), file_system(&self.options().root))],
+            storage_status: vec![
+                ("Backing Filesystem".to_owned(), file_system(&self.options().root)),
+                ("Layer Form".to_owned(), format!("{} ({why})", form.as_str())),
+            ],
             cgroup_driver: if self.options().systemd_cgroup { "systemd" } else { "cgroupfs" }.to_owned(),
             cgroup_version: version.to_owned(),
             security_options: security_options(rootless, version),

@@ -33,6 +33,7 @@ mod state;
 pub use attach::{Exit, Running, Signals, Terminal};
 pub use container::{Container, ContainerConfig, Life};
 pub use corten_store as store;
+pub use corten_store::Form as LayerForm;
 pub use engine::{Created, Engine, EngineOptions};
 pub use info::{Info, Version};
 pub use request::{

@@ -10,14 +10,14 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use crate::Root;
+use crate::{Root, erofs};
 use corten_sys::Call;
 use corten_types::{Error, ErrorKind, Result};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, fsconfig_create, fsconfig_set_flag,
-    fsconfig_set_string, fsmount, fsopen, mount, move_mount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
+    fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, move_mount, unmount,
 };
 
 /// Longest value that fsconfig(2) takes, without its NUL.
@@ -30,10 +30,16 @@ const OPTIONS_LENGTH_MAX: usize = 4095;
 /// from outside could use them to show what lies elsewhere in it).
 const FIXED: [(&CStr, &CStr); 3] = [(c"index", c"off"), (c"metacopy", c"off"), (c"redirect_dir", c"nofollow")];
 
+/// Name of an EROFS image's index. A lower layer with this name is not a directory but an image, mounted for the overlay
+/// alone; the content of its files is in the file [`DATA`] beside it.
+pub const INDEX: &str = "index.erofs";
+/// Name of the file with the content of an image's files.
+pub const DATA: &str = "tar";
+
 /// One overlay file system, not mounted yet.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Overlay {
-    /// Read-only directories, topmost first.
+    /// Read-only directories, or images ([`INDEX`]), topmost first.
     pub lower: Vec<PathBuf>,
     /// Where writes go; without it the mount is read-only.
     pub upper: Option<Upper>,
@@ -112,9 +118,21 @@ impl Overlay {
 
     /// Makes the file system, attached nowhere yet: move it with `move_mount`, or into a new mount namespace.
     pub fn create(&self) -> Result<OwnedFd> {
+        self.create_over(&self.images()?, false)
+    }
+
+    /// Mounts the lower layers that are images; `None` for directories.
+    fn images(&self) -> Result<Vec<Option<OwnedFd>>> {
+        let is_image = |lower: &PathBuf| lower.file_name() == Some(OsStr::new(INDEX));
+        let mount = |lower: &PathBuf| erofs::mount(lower, &lower.with_file_name(DATA));
+        self.lower.iter().map(|lower| is_image(lower).then(|| mount(lower)).transpose()).collect()
+    }
+
+    /// `by_name`: images are attached somewhere, and are named by their descriptors as any directory could be.
+    fn create_over(&self, images: &[Option<OwnedFd>], by_name: bool) -> Result<OwnedFd> {
         self.forget_crash()?;
         let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).call(|| "fsopen(\"overlay\")")?;
-        let result = self.configure(context.as_fd()).and_then(|()| {
+        let result = self.configure(context.as_fd(), images, by_name).and_then(|()| {
             fsconfig_create(context.as_fd()).call(|| "fsconfig(<overlay>, FSCONFIG_CMD_CREATE)")?;
             fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
                 .call(|| "fsmount(<overlay>)")
@@ -145,15 +163,42 @@ impl Overlay {
     }
 
     fn mount_one(&self, target: BorrowedFd<'_>) -> Result<()> {
-        let error = match self.create() {
+        let images = self.images()?;
+        let error = match self.create_over(&images, false) {
             Ok(tree) => return attach(tree.as_fd(), target),
             Err(error) => error,
         };
+        if images.iter().any(Option::is_some) {
+            return match error.errno() {
+                Some(libc_errno::EINVAL) => self.mount_over_attached(&images, target).map_err(|_| error),
+                _ => Err(error),
+            };
+        }
         // The old call knows nothing that the new ones refuse for a reason other than age or a sandbox's filter.
         if matches!(error.errno(), Some(libc_errno::EINVAL | libc_errno::ENOSYS | libc_errno::EPERM)) {
             return self.mount_classic(target).map_err(|_| error);
         }
         Err(error)
+    }
+
+    /// For kernels that take no mount as a layer that is attached nowhere (before Linux 6.15): images are attached to the
+    /// target for the moment in which the overlay is made.
+    fn mount_over_attached(&self, images: &[Option<OwnedFd>], target: BorrowedFd<'_>) -> Result<()> {
+        let mut attached = Vec::new();
+        let mut result = Ok(());
+        for image in images.iter().flatten() {
+            result = attach(image.as_fd(), target);
+            if result.is_err() {
+                break;
+            }
+            attached.push(image);
+        }
+        let tree = result.and_then(|()| self.create_over(images, true));
+        for image in attached.into_iter().rev() {
+            let path = format!("/proc/self/fd/{}", image.as_raw_fd());
+            unmount(path.as_str(), UnmountFlags::DETACH).call(|| format!("umount2({path:?}, MNT_DETACH)"))?;
+        }
+        attach(tree?.as_fd(), target)
     }
 
     /// mount(2), for kernels whose overlay has no `lowerdir+` or no fsopen(2).
@@ -188,7 +233,7 @@ impl Overlay {
         Ok(data)
     }
 
-    fn configure(&self, context: BorrowedFd<'_>) -> Result<()> {
+    fn configure(&self, context: BorrowedFd<'_>, images: &[Option<OwnedFd>], by_name: bool) -> Result<()> {
         let mut handles = Vec::new();
         let mut set = |name: &str, path: &Path| {
             let value = if path.as_os_str().len() > VALUE_LENGTH_MAX {
@@ -200,8 +245,18 @@ impl Overlay {
             fsconfig_set_string(context, name, &value)
                 .call(|| format!("fsconfig(<overlay>, FSCONFIG_SET_STRING, {name:?}, {value:?})"))
         };
-        for lower in &self.lower {
-            set("lowerdir+", lower)?;
+        for (lower, image) in self.lower.iter().zip(images) {
+            match image {
+                Some(image) if by_name => set("lowerdir+", Path::new(&format!("/proc/self/fd/{}", image.as_raw_fd())))?,
+                Some(image) => fsconfig_set_fd(context, "lowerdir+", image.as_fd())
+                    .call(|| format!("fsconfig(<overlay>, FSCONFIG_SET_FD, \"lowerdir+\", {lower:?})"))?,
+                None => set("lowerdir+", lower)?,
+            }
+        }
+        if images.iter().any(Option::is_some) && self.extra.iter().all(|option| !option.starts_with("xino")) {
+            // Layers on file systems of their own: without it their files would show other device numbers than their
+            // directories, and `du -x` and the like would leave them out.
+            optional(fsconfig_set_string(context, "xino", "on")).call(|| "fsconfig(<overlay>, \"xino\")")?;
         }
         if let Some(upper) = &self.upper {
             set("upperdir", &upper.dir)?;
@@ -397,8 +452,66 @@ mod tests {
             rustix::mount::unmount(&target, rustix::mount::UnmountFlags::empty()).unwrap();
             assert_eq!(seen, 100);
         }
+        assert!(overlay.images().unwrap().iter().all(Option::is_none));
         let missing = Overlay { lower: vec!["/nowhere".into()], ..overlay };
         let error = missing.mount(std::fs::File::open(&target).unwrap().as_fd()).unwrap_err();
         assert!(error.one_line().contains("/nowhere"), "{error:?}");
+    }
+
+    /// Images below directories and directories below images, by both ways of naming an image.
+    #[test]
+    fn images_are_layers_too() {
+        let dir = tempfile::tempdir().unwrap();
+        if !rustix::process::geteuid().is_root() || erofs::is_supported(dir.path()).is_err() {
+            return;
+        }
+        let mut lower = Vec::new();
+        for (number, hides) in [(0, None), (1, Some("file-0")), (2, None)] {
+            let layer = dir.path().join(format!("layer-{number}"));
+            std::fs::create_dir(&layer).unwrap();
+            let create = |name| std::fs::File::create_new(layer.join(name)).unwrap();
+            let (index, tar) = (create(INDEX), create(DATA));
+            tar.set_len(1024).unwrap();
+            let mut tree = erofs::Tree::new(&erofs::Budget::new(1 << 20));
+            let attributes =
+                erofs::Attributes { mode: 0o644, uid: 0, gid: 0, mtime: crate::tar::Time::default(), xattrs: &[] };
+            let content = erofs::Content { offset: 0, size: 600, segments: None };
+            tree.file(format!("file-{number}").as_bytes(), &attributes, &content).unwrap();
+            if let Some(name) = hides {
+                tree.whiteout(b"", name.as_bytes()).unwrap();
+            }
+            tree.write(&index, &tar, 1024, [0; 16]).unwrap().unwrap();
+            lower.push(layer.join(INDEX));
+        }
+        let plain = dir.path().join("plain");
+        std::fs::create_dir(&plain).unwrap();
+        std::fs::write(plain.join("file-2"), "plain").unwrap();
+        lower.reverse();
+        lower.insert(1, plain);
+        for name in ["upper", "work", "target"] {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        let upper = Some(Upper { dir: dir.path().join("upper"), work: dir.path().join("work") });
+        let overlay = Overlay { lower, upper, ..Overlay::default() };
+        let target = dir.path().join("target");
+        let attached =
+            |overlay: &Overlay, target: BorrowedFd<'_>| overlay.mount_over_attached(&overlay.images().unwrap(), target);
+        for mount in [Overlay::mount, attached] {
+            mount(&overlay, std::fs::File::open(&target).unwrap().as_fd()).unwrap();
+            let mut seen: Vec<_> =
+                std::fs::read_dir(&target).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            seen.sort();
+            let devices = ["", "file-1", "file-2"].map(|name| {
+                std::os::unix::fs::MetadataExt::dev(&std::fs::symlink_metadata(target.join(name)).unwrap())
+            });
+            let size = std::fs::read(target.join("file-2")).unwrap().len();
+            std::fs::write(target.join("file-1"), "written").unwrap();
+            rustix::mount::unmount(&target, UnmountFlags::empty()).unwrap();
+            assert_eq!(seen, ["file-1", "file-2"]);
+            assert_eq!(size, 600);
+            assert!(devices.iter().all(|device| *device == devices[0]), "{devices:?}");
+            let still = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+            assert!(!still.contains(dir.path().to_str().unwrap()), "{still}");
+        }
     }
 }

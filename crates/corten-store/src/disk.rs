@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use corten_fs::Root;
@@ -10,6 +11,7 @@ use corten_types::{Context, Error, ErrorKind, Result};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, RenameFlags, flock};
 use rustix::io::Errno;
 
+use crate::layer::form::Form;
 use crate::lock::retry;
 use crate::partial;
 
@@ -24,6 +26,7 @@ const LAST_PART: &str = "leases";
 pub(crate) struct Disk {
     root: Root,
     path: PathBuf,
+    layer_form: OnceLock<Form>,
 }
 
 impl Disk {
@@ -39,7 +42,7 @@ impl Disk {
             }
             Err(error) => return Err(error),
         };
-        let disk = Self { root: root.beneath(), path };
+        let disk = Self { root: root.beneath(), path, layer_form: OnceLock::new() };
         if !disk.root.exists(LAST_PART)? {
             disk.make_parts()?;
         }
@@ -55,6 +58,16 @@ impl Disk {
             }
         }
         Ok(())
+    }
+
+    /// The form that new layers take, where somebody asked for one.
+    pub(crate) fn layer_form(&self) -> Option<Form> {
+        self.layer_form.get().copied()
+    }
+
+    /// Asks for a form; the first who asks decides.
+    pub(crate) fn set_layer_form(&self, form: Form) {
+        self.layer_form.set(form).unwrap_or_default();
     }
 
     /// The directory's absolute path.

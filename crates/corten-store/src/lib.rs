@@ -4,7 +4,9 @@
 //! ROOT/blobs/sha256/HEX     content, each file verified to have the digest that is its name
 //! ROOT/leases/              what is being brought in and not named by any row yet, one file per holder
 //! ROOT/ingest/              blobs and layers in the making, each locked by its maker; what is unlocked is stale
-//! ROOT/layers/HEX/fs        one layer unpacked in overlay's form, by diff id or chain id; complete or absent
+//! ROOT/layers/HEX/           one unpacked layer, by diff id or chain id; complete or absent:
+//!   fs                      a directory in overlay's form, or
+//!   tar, index.erofs        an EROFS image
 //! ROOT/snapshots/KEY/       a container's writable layer: upper, work, and the digest of its image
 //! ROOT/trash/               what was removed and waits to be deleted in the background
 //! ROOT/locks/               one file per blob being fetched or unpacked; the directory itself is the lock of collection
@@ -41,6 +43,7 @@ pub use database::{Kind, Move};
 pub use garbage::Collected;
 pub use image::{Image, Layer, Target};
 pub use import::{LoadedImage, Source};
+pub use layer::form::Form;
 pub use lease::Lease;
 pub use partial::PartialIngest;
 pub use receive::{Incoming, Receiver, Turn};

@@ -8,6 +8,7 @@
 //! snapshots/KEY/parts/…    upper and work of directories of the host's root, see `host.rs`
 //! ```
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use corten_fs::Root;
@@ -22,7 +23,8 @@ use serde::{Deserialize, Serialize};
 use crate::disk::Disk;
 use crate::host;
 use crate::image::Image;
-use crate::layer::{LayerRow, Layers, copy_attributes};
+use crate::layer::form::Form;
+use crate::layer::{LayerRow, Layers, copy_attributes, open_root};
 
 /// What lies below a container's writable layer.
 #[derive(Debug, Clone, Copy)]
@@ -61,6 +63,9 @@ pub(crate) struct Record {
     manifest: Option<Digest>,
     /// Keys of unpacked layers, topmost first.
     pub(crate) layers: Vec<String>,
+    /// The form of each; directories where it is not said.
+    #[serde(default)]
+    forms: Vec<String>,
     user_xattr: bool,
     throwaway: bool,
     /// Directories of the host's root that are overlays of their own.
@@ -78,28 +83,30 @@ pub(crate) fn prepare(
 ) -> Result<Snapshot> {
     check_key(request.key)?;
     let start = rows.iter().rposition(|row| row.opaque_root).unwrap_or(0);
-    let visible = &rows[start..];
+    // A layer that an image has twice shows the same from the upper place alone, and overlay takes no directory twice.
+    let mut seen = HashSet::new();
+    let visible: Vec<&LayerRow> = rows[start..].iter().rev().filter(|row| seen.insert(&row.key)).collect();
     let mut record = Record {
         manifest: match request.base {
             Base::Image(image) => Some(image.manifest),
             Base::Host => None,
         },
-        layers: visible.iter().rev().map(|row| row.key.clone()).collect(),
+        layers: visible.iter().map(|row| row.key.clone()).collect(),
+        forms: visible.iter().map(|row| row.form.as_str().to_owned()).collect(),
         user_xattr,
         throwaway: request.throwaway,
         parts: Vec::new(),
     };
     let temporary = disk.temporary("snapshot")?;
     let upper = temporary.create_dir("upper", 0o755)?;
-    let looks = match request.base {
-        Base::Host => Some(PathBuf::from("/")),
+    match request.base {
+        Base::Host => copy_root(Path::new("/"), &upper, user_xattr)?,
         Base::Image(_) => {
             let topmost = rows.iter().rev().find(|row| row.has_root);
-            topmost.zip(layers).map(|(row, layers)| layers.path(&row.key))
+            if let Some((row, layers)) = topmost.zip(layers) {
+                looks(copy_attributes(&open_root(&layers.open(row)?)?, &upper), user_xattr)?;
+            }
         }
-    };
-    if let Some(path) = looks {
-        copy_root(&path, &upper, user_xattr)?;
     }
     temporary.create_dir("work", 0o700)?;
     if record.layers.is_empty() && record.manifest.is_some() {
@@ -123,8 +130,12 @@ pub(crate) fn prepare(
 pub(crate) fn copy_root(path: &Path, upper: &std::os::fd::OwnedFd, user_namespace: bool) -> Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let from = rustix::fs::open(path, flags, Mode::empty()).call(|| format!("open({path:?}, O_DIRECTORY)"))?;
-    match copy_attributes(&from, upper) {
-        // The host's root may belong to an id that a user namespace does not show.
+    looks(copy_attributes(&from, upper), user_namespace)
+}
+
+/// An owner may be an id that a user namespace does not show: the directory looks as it can.
+fn looks(result: Result<()>, user_namespace: bool) -> Result<()> {
+    match result {
         Err(error) if user_namespace && error.errno().is_some() => Ok(()),
         result => result,
     }
@@ -163,8 +174,11 @@ impl Record {
 
     pub(crate) fn snapshot(&self, disk: &Disk, key: &str) -> Snapshot {
         let dir = disk.path().join("snapshots").join(key);
+        let forms = self.forms.iter().map(|form| Form::parse(form).unwrap_or(Form::Directory));
+        let forms = forms.chain(std::iter::repeat(Form::Directory));
+        let layers = disk.path().join("layers");
         let mut lower: Vec<PathBuf> =
-            self.layers.iter().map(|key| disk.path().join("layers").join(key).join("fs")).collect();
+            self.layers.iter().zip(forms).map(|(key, form)| layers.join(key).join(form.lower())).collect();
         if lower.is_empty() {
             let framed = self.manifest.is_some() || !self.parts.is_empty();
             lower.push(if framed { dir.join("lower") } else { PathBuf::from("/") });

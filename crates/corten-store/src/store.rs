@@ -17,6 +17,7 @@ use crate::import::archive::StagedArchive;
 use crate::import::layout::LayoutDir;
 use crate::import::unpack::{Unpacker, with_unpacker};
 use crate::import::{self, Imported, LoadedImage, Source, Want};
+use crate::layer::form::Form;
 use crate::layer::owner::Owners;
 use crate::layer::{LayerRow, Layers, decode};
 use crate::lease::Shared;
@@ -201,6 +202,18 @@ impl Store {
     /// background.
     pub fn sync(&self) -> Result<()> {
         self.layers()?.sync()
+    }
+
+    /// New layers take this form from now on, whatever is fastest here.
+    #[must_use]
+    pub fn with_layer_form(self, form: Form) -> Self {
+        self.disk.set_layer_form(form);
+        self
+    }
+
+    /// The form that new layers take, and why.
+    pub fn layer_form(&self) -> Result<(Form, String)> {
+        Ok(self.layers()?.form().clone())
     }
 
     /// Where the store lies.

@@ -15,6 +15,7 @@ pub(crate) const GROUPS: [Group; 3] = [
 pub(crate) const GLOBALS: &[Flag] = &[
     one("root", "DIR", "Durable state [default: /var/lib/corten, or $XDG_DATA_HOME/corten]"),
     one("run-root", "DIR", "Run state [default: /run/corten, or $XDG_RUNTIME_DIR/corten]"),
+    one("layer-form", "FORM", "Form of new layers, `directory` or `erofs` [default: the faster one that works here]"),
     switch("systemd-cgroup", "Let systemd make the cgroups"),
     switch("version", "Show the version").short('v'),
     one("config", "DIR", "Client configuration").later("Corten reads no client configuration"),

@@ -25,7 +25,7 @@ mod tree;
 
 pub use budget::Budget;
 pub use image::Written;
-pub use mount::{is_supported, mount};
+pub use mount::{is_known, is_supported, mount};
 pub use tree::{Attributes, Content, Tree};
 
 /// Bits of a block's size: what content in a tar is aligned to.

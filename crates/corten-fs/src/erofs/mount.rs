@@ -4,6 +4,7 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use corten_sys::Call;
 use corten_types::{Error, Result};
@@ -51,6 +52,12 @@ fn short_name(path: &Path, handles: &mut Vec<OwnedFd>) -> Result<CString> {
         name.into_bytes()
     };
     CString::new(bytes).map_err(|_| Error::invalid("a path contains NUL"))
+}
+
+/// Whether this kernel has the file system at all; asked once.
+pub fn is_known() -> bool {
+    static KNOWN: OnceLock<bool> = OnceLock::new();
+    *KNOWN.get_or_init(|| fsopen("erofs", FsOpenFlags::FSOPEN_CLOEXEC).is_ok())
 }
 
 /// Whether this kernel mounts such images for this process: tried with an empty one in `directory`.

@@ -5,17 +5,20 @@ use rusqlite::{OptionalExtension, Transaction, params};
 
 use super::{Database, signed, unsigned};
 use crate::layer::LayerRow;
+use crate::layer::form::Form;
 
 impl Database {
     /// An unpacked layer.
     pub(crate) fn layer(&self, key: &str) -> Result<Option<LayerRow>> {
-        self.with(|connection| {
+        let row = self.with(|connection| {
             let mut query = connection.prepare_cached(
-                "SELECT size, entries, has_root, opaque_root, squashed, devices_skipped, boot, synced
+                "SELECT size, entries, has_root, opaque_root, squashed, devices_skipped, boot, synced, form, disk_size,
+                     index_digest
                  FROM layer WHERE key = ?1",
             )?;
             let row = query.query_row([key], |row| {
-                Ok(LayerRow {
+                let (form, index): (String, Option<String>) = (row.get(8)?, row.get(10)?);
+                let layer = LayerRow {
                     key: key.to_owned(),
                     size: unsigned(row.get(0)?),
                     entries: unsigned(row.get(1)?),
@@ -25,10 +28,19 @@ impl Database {
                     devices_skipped: unsigned(row.get(5)?),
                     boot: row.get(6)?,
                     synced: row.get(7)?,
-                })
+                    form: Form::Directory,
+                    disk_size: row.get::<_, Option<i64>>(9)?.map(unsigned),
+                    index: None,
+                };
+                Ok((layer, form, index))
             });
             row.optional()
+        })?;
+        row.map(|(layer, form, index)| {
+            let index = index.map(|index| Digest::parse(&index)).transpose()?;
+            Ok(LayerRow { form: Form::parse(&form)?, index, ..layer })
         })
+        .transpose()
     }
 
     /// Writes an unpacked layer, and the blob that it came from.
@@ -36,7 +48,8 @@ impl Database {
         self.commit(|transaction| {
             transaction.execute(
                 "INSERT OR REPLACE INTO layer (key, diff_id, size, entries, has_root, opaque_root, squashed,
-                     devices_skipped, boot, synced) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                     devices_skipped, boot, synced, form, disk_size, index_digest)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
                 params![
                     layer.key,
                     diff_id.to_string(),
@@ -47,7 +60,10 @@ impl Database {
                     signed(layer.squashed),
                     signed(layer.devices_skipped),
                     layer.boot,
-                    layer.synced
+                    layer.synced,
+                    layer.form.as_str(),
+                    layer.disk_size.map(signed),
+                    layer.index.map(|index| index.to_string())
                 ],
             )?;
             note_blob(transaction, blob, diff_id)

@@ -6,7 +6,7 @@ pub(super) const VERSION: usize = STEPS.len();
 /// What a reference points to is a `document`: an image's manifest, an index of several, or an artifact's manifest. One
 /// that is `top` stays until it is removed; another stays as long as an index that has it as a `member`, or the document
 /// that is its `subject`. `image` says more of those that can be run; its `size` is -1 until every layer was unpacked.
-pub(super) const STEPS: [&str; 2] = [
+pub(super) const STEPS: [&str; 3] = [
     "
 CREATE TABLE image (
     manifest TEXT PRIMARY KEY, config TEXT NOT NULL, media_type TEXT NOT NULL,
@@ -49,5 +49,8 @@ CREATE TABLE pin (owner TEXT NOT NULL, digest TEXT NOT NULL, PRIMARY KEY (owner,
 CREATE INDEX pin_by_digest ON pin (digest);
 ALTER TABLE layer ADD COLUMN form TEXT NOT NULL DEFAULT 'directory';
 ALTER TABLE layer ADD COLUMN disk_size INTEGER;
+",
+    "
+ALTER TABLE layer ADD COLUMN index_digest TEXT;
 ",
 ];

@@ -15,8 +15,8 @@ use super::unpack::Unpacker;
 use super::{Content, Files, blob_of_path};
 use crate::blob::{self, Ingest, Staged, digest_of};
 use crate::disk::Disk;
-use crate::layer::apply::normalise;
 use crate::layer::decode::{plain, sniff};
+use crate::layer::members::normalise;
 
 /// Files up to this size stay in memory, bytes.
 const SMALL_SIZE_BYTES_MAX: u64 = 256 * 1024;

@@ -20,12 +20,9 @@ use corten_types::{Error, ErrorKind, Result};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
+use super::members::{Wish, is_wanted, normalise, shown, wish};
 use super::owner::Owners;
 
-/// Prefix of a name that hides the same name of the layers below (image specification, "Whiteouts").
-const WHITEOUT: &[u8] = b".wh.";
-/// The name that hides everything below its directory; other names of this prefix are notes of AUFS.
-const OPAQUE: &[u8] = b".wh..wh..opq";
 /// Bytes of directory paths that are remembered to set their times at the end.
 const REMEMBERED_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// A run of zeros of at least this size becomes a hole.
@@ -104,19 +101,13 @@ impl<'a> Extractor<'a> {
 
     fn member<R: BufRead>(&mut self, entry: &Entry, archive: &mut Archive<R>) -> Result<()> {
         let path = normalise(&entry.path)?;
-        let (parent, name) = split(&path);
-        if name.is_empty() {
-            return self.root_entry(entry);
-        }
-        if path.split(|byte| *byte == b'/').any(|name| name.starts_with(b".wh..wh.") && name != OPAQUE) {
-            return Ok(());
-        }
-        if name == OPAQUE {
-            return self.opaque(parent);
-        }
-        if let Some(hidden) = name.strip_prefix(WHITEOUT) {
-            return self.whiteout(parent, hidden);
-        }
+        let (parent, name) = match wish(&path, &entry.kind)? {
+            Wish::Nothing => return Ok(()),
+            Wish::Root => return self.root_entry(entry),
+            Wish::Opaque(directory) => return self.opaque(directory),
+            Wish::Whiteout(directory, name) => return self.whiteout(directory, name),
+            Wish::Make(directory, name) => (directory, name),
+        };
         self.enter(parent)?;
         let place = Place { path: &path, name: OsStr::from_bytes(name) };
         match &entry.kind {
@@ -124,8 +115,6 @@ impl<'a> Extractor<'a> {
             Kind::Directory => self.directory(entry, &place),
             Kind::Symlink(target) => self.symlink(entry, &place, target),
             Kind::HardLink(target) => self.hard_link(&place, target),
-            // What overlay itself takes for a whiteout.
-            Kind::CharDevice { major: 0, minor: 0 } => self.whiteout(parent, name),
             Kind::CharDevice { major, minor } => self.node(entry, &place, FileType::CharacterDevice, (*major, *minor)),
             Kind::BlockDevice { major, minor } => self.node(entry, &place, FileType::BlockDevice, (*major, *minor)),
             Kind::Fifo => self.node(entry, &place, FileType::Fifo, (0, 0)),
@@ -274,9 +263,6 @@ impl<'a> Extractor<'a> {
     }
 
     fn root_entry(&mut self, entry: &Entry) -> Result<()> {
-        if entry.kind != Kind::Directory {
-            return Err(Error::invalid("the layer's root is not a directory"));
-        }
         let dir = self.root.open(".", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
         self.own(entry, dir.as_fd())?;
         rustix::fs::fchmod(&dir, Mode::from_raw_mode(entry.mode)).call(|| "fchmod(<layer>)")?;
@@ -334,9 +320,6 @@ impl<'a> Extractor<'a> {
     }
 
     fn whiteout(&mut self, parent: &[u8], hidden: &[u8]) -> Result<()> {
-        if matches!(hidden, b"" | b"." | b"..") {
-            return Err(Error::invalid("a whiteout of no name"));
-        }
         self.enter(parent)?;
         let path = [parent, b"/", hidden].concat();
         let name = OsStr::from_bytes(hidden);
@@ -435,14 +418,6 @@ impl<'a> Extractor<'a> {
     }
 }
 
-/// Attributes that belong to a file and not to the machine it came from: labels of its security modules and overlay's own
-/// notes stay behind.
-fn is_wanted(name: &[u8]) -> bool {
-    name == b"security.capability"
-        || name.starts_with(b"system.posix_acl_")
-        || name.starts_with(b"user.") && !name.starts_with(b"user.overlay.")
-}
-
 fn is_whiteout(stat: &rustix::fs::Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
 }
@@ -494,38 +469,8 @@ fn write_segments<R: BufRead>(file: &OwnedFd, archive: &mut Archive<R>, segments
     rustix::fs::ftruncate(file, size).call(|| format!("ftruncate(<layer>, {size})"))
 }
 
-/// The path in its one form: no leading slash, no empty or `.` component. `..` is refused.
-pub(crate) fn normalise(path: &[u8]) -> Result<Vec<u8>> {
-    let mut normal = Vec::with_capacity(path.len());
-    for component in path.split(|byte| *byte == b'/') {
-        match component {
-            b"" | b"." => {}
-            b".." => return Err(Error::invalid("the path contains `..`")),
-            _ => {
-                if !normal.is_empty() {
-                    normal.push(b'/');
-                }
-                normal.extend_from_slice(component);
-            }
-        }
-    }
-    Ok(normal)
-}
-
-fn split(path: &[u8]) -> (&[u8], &[u8]) {
-    match path.iter().rposition(|byte| *byte == b'/') {
-        Some(slash) => (&path[..slash], &path[slash + 1..]),
-        None => (b"", path),
-    }
-}
-
 fn as_path(path: &[u8]) -> &Path {
     Path::new(OsStr::from_bytes(path))
-}
-
-fn shown(path: &[u8]) -> String {
-    let text = String::from_utf8_lossy(&path[..path.len().min(200)]);
-    text.chars().flat_map(char::escape_debug).collect()
 }
 
 fn times(mtime: Time) -> Timestamps {

@@ -1,17 +1,23 @@
 //! A layer's blob as a plain tar: decompressed, counted, and hashed a second time for its diff id.
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 
 use corten_types::digest::Algorithm;
 use corten_types::image_spec::Compression;
 use corten_types::{Digest, Error, ErrorKind, Result};
 
 use crate::blob::Hasher;
+use crate::disk::storing;
 
 /// Bytes that are hashed and parsed at a time.
 const BUFFER_SIZE: usize = 256 * 1024;
+/// Bytes that are decompressed ahead at a time, and how many such pieces there are.
+const AHEAD_SIZE: usize = 512 * 1024;
+const AHEAD_COUNT: usize = 3;
 
 /// How far a layer may unfold.
 #[derive(Debug, Clone, Copy)]
@@ -72,17 +78,26 @@ fn read_start(input: &mut impl Read, start: &mut [u8; 4]) -> Result<usize> {
     Ok(length)
 }
 
-/// The plain tar of a layer, hashed as it is read.
+/// The plain tar of a layer, hashed as it is read, and written where it is kept.
 pub struct Decoder<'a> {
-    reader: Box<dyn Read + Send + 'a>,
+    source: Source<'a>,
     compression: Compression,
-    buffer: Box<[u8]>,
+    buffer: Vec<u8>,
     start: usize,
     end: usize,
     hasher: Option<Hasher>,
+    copy: Option<File>,
     read: u64,
     compressed: Arc<AtomicU64>,
     limits: Limits,
+}
+
+/// Where plain bytes come from.
+enum Source<'a> {
+    /// Decompressed when they are asked for.
+    Inline(Box<dyn Read + Send + 'a>),
+    /// Decompressed ahead, by a thread.
+    Ahead(Ahead),
 }
 
 impl<'a> Decoder<'a> {
@@ -93,16 +108,23 @@ impl<'a> Decoder<'a> {
         let (reader, compression) = plain(BufReader::with_capacity(BUFFER_SIZE, counted))?;
         let hashed = compression != Compression::None || !known_plain;
         Ok(Self {
-            reader,
+            source: Source::Inline(reader),
             compression,
-            buffer: vec![0; BUFFER_SIZE].into_boxed_slice(),
+            buffer: vec![0; BUFFER_SIZE],
             start: 0,
             end: 0,
             hasher: hashed.then(|| Hasher::new(Algorithm::Sha256)),
+            copy: None,
             read: 0,
             compressed,
             limits,
         })
+    }
+
+    /// All plain bytes are written to the empty file `copy` too.
+    #[must_use]
+    pub fn with_copy(self, copy: File) -> Self {
+        Self { copy: Some(copy), ..self }
     }
 
     /// How the input was compressed.
@@ -110,9 +132,28 @@ impl<'a> Decoder<'a> {
         self.compression
     }
 
+    /// Plain bytes that were taken.
+    pub fn position(&self) -> u64 {
+        self.read - (self.end - self.start) as u64
+    }
+
     /// The digest of everything read, where it was hashed. Call it at the end of the stream.
     pub fn finish(self) -> Result<Option<Digest>> {
         self.hasher.map(Hasher::finish).transpose()
+    }
+
+    /// The next plain bytes into the buffer; how many.
+    fn read_more(&mut self) -> io::Result<usize> {
+        let reader = match &mut self.source {
+            Source::Ahead(ahead) => return ahead.next(&mut self.buffer),
+            Source::Inline(reader) => reader,
+        };
+        loop {
+            match reader.read(&mut self.buffer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result,
+            }
+        }
     }
 
     fn check_limits(&self) -> Result<()> {
@@ -132,6 +173,60 @@ impl<'a> Decoder<'a> {
     }
 }
 
+impl Decoder<'static> {
+    /// Decompression runs in a thread of its own from here on, beside hashing and writing. The thread ends with the
+    /// decoder, or at the end of the input.
+    pub fn ahead(mut self) -> Result<Self> {
+        if self.compression != Compression::None
+            && let Source::Inline(reader) = self.source
+        {
+            self.source = Source::Ahead(Ahead::start(reader)?);
+        }
+        Ok(self)
+    }
+}
+
+/// A thread that reads ahead, and the buffers that go round between it and its reader.
+struct Ahead {
+    full: Receiver<io::Result<Vec<u8>>>,
+    empty: Sender<Vec<u8>>,
+}
+
+impl Ahead {
+    fn start(mut reader: Box<dyn Read + Send>) -> Result<Self> {
+        let (empty, empties) = channel::<Vec<u8>>();
+        let (fulls, full) = sync_channel(AHEAD_COUNT);
+        for _ in 0..AHEAD_COUNT {
+            empty.send(Vec::with_capacity(AHEAD_SIZE)).unwrap_or_default();
+        }
+        let work = move || {
+            for mut buffer in empties {
+                buffer.clear();
+                // Large pieces, whatever the decompressor gives at a time.
+                let result = (&mut reader).take(AHEAD_SIZE as u64).read_to_end(&mut buffer);
+                let ended = !matches!(result, Ok(count) if count > 0);
+                if fulls.send(result.map(|_| buffer)).is_err() || ended {
+                    return;
+                }
+            }
+        };
+        std::thread::Builder::new()
+            .name("decompress".to_owned())
+            .spawn(work)
+            .map_err(|error| Error::from(error).context("cannot start a thread"))?;
+        Ok(Self { full, empty })
+    }
+
+    /// Puts the next bytes in place of `buffer`; none at the end.
+    fn next(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
+        let Ok(next) = self.full.recv() else { return Ok(0) };
+        let used = std::mem::replace(buffer, next?);
+        // Nobody waits for it behind the end.
+        self.empty.send(used).unwrap_or_default();
+        Ok(buffer.len())
+    }
+}
+
 impl Read for Decoder<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let available = self.fill_buf()?;
@@ -145,18 +240,18 @@ impl Read for Decoder<'_> {
 impl BufRead for Decoder<'_> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         if self.start == self.end {
-            let count = loop {
-                match self.reader.read(&mut self.buffer) {
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    result => break result?,
-                }
-            };
+            let count = self.read_more()?;
             (self.start, self.end) = (0, count);
-            if let Some(hasher) = &mut self.hasher {
-                hasher.update(&self.buffer[..count]);
-            }
             self.read += count as u64;
             self.check_limits().map_err(io::Error::other)?;
+            let bytes = &self.buffer[..count];
+            if let Some(copy) = &mut self.copy {
+                let written = copy.write_all(bytes);
+                written.map_err(|error| io::Error::other(storing(error.into(), "a layer")))?;
+            }
+            if let Some(hasher) = &mut self.hasher {
+                hasher.update(bytes);
+            }
         }
         Ok(&self.buffer[self.start..self.end])
     }

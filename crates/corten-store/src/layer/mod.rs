@@ -9,20 +9,21 @@
 
 pub mod apply;
 pub mod decode;
+mod directory;
+mod erofs;
+pub mod form;
+pub(crate) mod members;
 pub mod owner;
 
-use std::io::BufRead;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use corten_fs::Root;
-use corten_fs::tar::{Archive, Limits};
 use corten_sys::Call;
 use corten_types::digest::Algorithm;
 use corten_types::{Context, Digest, Error, ErrorKind, Result};
-use rustix::fs::{Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
-use rustix::io::Errno;
+use rustix::fs::{Mode, OFlags};
 
 use crate::blob::digest_of;
 use crate::database::Database;
@@ -30,9 +31,13 @@ use crate::disk::{Disk, Temporary, exists};
 use crate::growing::LayerBytes;
 use crate::lease::Lease;
 use crate::lock::NamedLock;
-use apply::{Applied, apply};
 use decode::Decoder;
+use directory::Directories;
+use erofs::Images;
+use form::{Draft, Finished, Form, LayerForm};
 use owner::Owners;
+
+pub(crate) use directory::copy_attributes;
 
 /// What is noted about an unpacked layer.
 #[derive(Debug, Clone)]
@@ -50,12 +55,17 @@ pub(crate) struct LayerRow {
     pub(crate) devices_skipped: u64,
     pub(crate) boot: String,
     pub(crate) synced: bool,
+    pub(crate) form: Form,
+    /// Bytes on the disk, where that is known without counting.
+    pub(crate) disk_size: Option<u64>,
+    /// The digest of an image's index.
+    pub(crate) index: Option<Digest>,
 }
 
 /// A layer whose looks depend on those below, unpacked but for that.
 pub(crate) struct Bound {
     temporary: Temporary,
-    applied: Applied,
+    draft: Box<dyn Draft>,
     blob: Digest,
     pub(crate) diff_id: Digest,
 }
@@ -82,6 +92,7 @@ pub(crate) struct Layers<'s> {
     disk: &'s Disk,
     database: &'s Database,
     owners: Owners,
+    form: OnceLock<(Form, String)>,
     boot: String,
     limits: decode::Limits,
     /// Keeps what is found and stored; collection is shut out in another way where there is none.
@@ -92,7 +103,34 @@ impl<'s> Layers<'s> {
     pub(crate) fn new(disk: &'s Disk, database: &'s Database, limits: decode::Limits) -> Result<Self> {
         let boot = corten_fs::root::read_ambient(Path::new("/proc/sys/kernel/random/boot_id"), 100)?;
         let boot = String::from_utf8_lossy(&boot).trim().to_owned();
-        Ok(Self { disk, database, owners: Owners::of_this_process()?, boot, limits, lease: None })
+        let owners = Owners::of_this_process()?;
+        Ok(Self { disk, database, owners, form: OnceLock::new(), boot, limits, lease: None })
+    }
+
+    /// The form that new layers take, and why.
+    pub(crate) fn form(&self) -> &(Form, String) {
+        self.form.get_or_init(|| self.choose_form())
+    }
+
+    fn choose_form(&self) -> (Form, String) {
+        if let Some(form) = self.disk.layer_form() {
+            return (form, "asked for".to_owned());
+        }
+        if self.owners.in_user_namespace() || !rustix::process::geteuid().is_root() {
+            return (Form::Directory, "only root mounts EROFS images".to_owned());
+        }
+        match corten_fs::erofs::is_supported(self.disk.path()) {
+            Ok(()) => (Form::Erofs, "fastest here: this kernel mounts EROFS images from files".to_owned()),
+            Err(error) => (Form::Directory, format!("no EROFS images here: {}", error.one_line())),
+        }
+    }
+
+    fn of_form(&self, form: Form) -> Box<dyn LayerForm> {
+        let directories = Directories { owners: self.owners.clone() };
+        match form {
+            Form::Directory => Box::new(directories),
+            Form::Erofs => Box::new(Images { directories }),
+        }
     }
 
     /// Layers that are found or stored from now on are kept by `lease`.
@@ -117,15 +155,21 @@ impl<'s> Layers<'s> {
         let Some(row) = self.database.layer(key)? else { return Ok(None) };
         let survived = row.synced || row.boot == self.boot;
         let owners_fit = row.squashed == 0 || self.owners.squashes();
-        if survived && owners_fit && self.disk.root().exists(format!("layers/{key}/fs"))? {
+        let readable = row.form == Form::Directory || corten_fs::erofs::is_known();
+        let is_there = || self.disk.root().exists(format!("layers/{key}/{}", row.form.lower()));
+        if survived && owners_fit && readable && is_there()? {
             return Ok(Some(row));
         }
         Ok(None)
     }
 
-    /// Where a layer's tree lies.
-    pub(crate) fn path(&self, key: &str) -> PathBuf {
-        self.disk.path().join("layers").join(key).join("fs")
+    /// A layer's tree, for looking into it.
+    pub(crate) fn open(&self, row: &LayerRow) -> Result<Root> {
+        self.of_form(row.form).open(&self.directory(&row.key))
+    }
+
+    fn directory(&self, key: &str) -> PathBuf {
+        self.disk.path().join("layers").join(key)
     }
 
     /// Unpacks a blob, unless that was done before. One process does it at a time; the others find it done.
@@ -138,49 +182,41 @@ impl<'s> Layers<'s> {
             return Ok(Unpacked::Shared(diff_id));
         }
         let temporary = self.disk.temporary("layer")?;
-        let (applied, diff_id) = self.extract(blob, bytes, &temporary)?;
-        let bound = Bound { temporary, applied, blob: *blob, diff_id };
-        if !bound.applied.implicit.is_empty() {
+        let (draft, diff_id) = self.extract(blob, bytes, &temporary)?;
+        let bound = Bound { temporary, draft, blob: *blob, diff_id };
+        if !bound.draft.applied().implicit.is_empty() {
             self.database.note_blob(blob, &diff_id)?;
             return Ok(Unpacked::Bound(Box::new(bound)));
         }
         let key = diff_id.hex();
-        self.store(bound, &key)?;
+        self.store(bound, &key, &[])?;
         Ok(Unpacked::Shared(diff_id))
     }
 
-    fn extract(&self, blob: &Digest, bytes: &LayerBytes, temporary: &Temporary) -> Result<(Applied, Digest)> {
+    fn extract(&self, blob: &Digest, bytes: &LayerBytes, temporary: &Temporary) -> Result<(Box<dyn Draft>, Digest)> {
         let plain_digest_is_known = blob.algorithm() == Algorithm::Sha256;
-        let decoder = Decoder::new(bytes.reader(), plain_digest_is_known, self.limits)?;
-        let dir = temporary.create_dir("fs", 0o755)?;
-        let mut archive = Archive::new(decoder, Limits::default());
-        let applied = apply(&mut archive, dir, &self.owners).map_err(|error| error.context(format!("layer {blob}")))?;
-        let mut decoder = archive.into_inner();
-        debug_assert!(decoder.fill_buf().is_ok_and(<[u8]>::is_empty), "the archive was read to its end");
-        let diff_id = decoder.finish()?.unwrap_or(*blob);
+        let stream = Decoder::new(bytes.reader(), plain_digest_is_known, self.limits)?.ahead()?;
+        let unpacked = self.of_form(self.form().0).unpack(stream, temporary);
+        let (draft, diff_id) = unpacked.context(|| format!("layer {blob}"))?;
         bytes.verified()?;
-        Ok((applied, diff_id))
+        Ok((draft, diff_id.unwrap_or(*blob)))
     }
 
     /// Stores a layer that depends on those below it, given lowest first.
     pub(crate) fn bind(&self, bound: Box<Bound>, chain_id: &Digest, below: &[LayerRow]) -> Result<LayerRow> {
         let key = chain_id.hex();
-        let tree = Root::from_fd(bound.temporary.as_fd().try_clone_to_owned()?, "layer").sub_root("fs")?;
-        let lower: Vec<Root> = below
+        let below: Vec<Root> = below
             .iter()
             .rev()
-            .map(|row| Root::open_ambient(&self.path(&row.key)))
+            .map(|row| self.open(row))
             .collect::<Result<_>>()
             .context(|| "cannot open the layers below")?;
-        for path in &bound.applied.implicit {
-            let path = Path::new(std::ffi::OsStr::from_bytes(path));
-            copy_looks(&lower, &tree, path).map_err(|error| error.context(format!("`{}`", path.display())))?;
-        }
-        self.store(*bound, &key)
+        self.store(*bound, &key, &below)
     }
 
-    fn store(&self, bound: Bound, key: &str) -> Result<LayerRow> {
-        let Bound { temporary, applied, blob, diff_id } = bound;
+    fn store(&self, bound: Bound, key: &str, below: &[Root]) -> Result<LayerRow> {
+        let Bound { temporary, draft, blob, diff_id } = bound;
+        let Finished { form, applied, disk_size, index } = draft.finish(below)?;
         let row = LayerRow {
             key: key.to_owned(),
             size: applied.size,
@@ -191,6 +227,9 @@ impl<'s> Layers<'s> {
             devices_skipped: applied.devices_skipped,
             boot: self.boot.clone(),
             synced: false,
+            form,
+            disk_size,
+            index,
         };
         let locks = self.disk.part("locks")?;
         let _one_at_a_time = NamedLock::acquire(locks.as_fd(), &format!("layer-{key}"))?;
@@ -228,45 +267,9 @@ impl<'s> Layers<'s> {
     }
 }
 
-/// Gives the directory `path` of a layer the looks that it has in the topmost layer below that has it.
-fn copy_looks(lower: &[Root], tree: &Root, path: &Path) -> Result<()> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
-    let Some(from) = lower.iter().find_map(|layer| layer.try_open(path, flags, Mode::empty()).ok()) else {
-        return Ok(());
-    };
-    let to = tree.open(path, flags, Mode::empty())?;
-    copy_attributes(&from, &to)
-}
-
-/// Owner, mode, attributes and times of a directory.
-pub(crate) fn copy_attributes(from: &OwnedFd, to: &OwnedFd) -> Result<()> {
-    let stat = rustix::fs::fstat(from).call(|| "fstat")?;
-    let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
-    match rustix::fs::fchown(to, Some(uid), Some(gid)) {
-        // An owner that this user namespace does not show, as the host's own directories have there.
-        Err(Errno::INVAL | Errno::PERM) => {}
-        result => result.call(|| "fchown(<layer>)")?,
-    }
-    rustix::fs::fchmod(to, Mode::from_raw_mode(stat.st_mode & 0o7777)).call(|| "fchmod(<layer>)")?;
-    let mut names = vec![0u8; 64 * 1024];
-    // A file system without attributes has none to copy.
-    let length = rustix::fs::flistxattr(from, &mut names[..]).unwrap_or(0);
-    for name in names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
-        if name.starts_with(b"trusted.") || name.starts_with(b"user.overlay.") || name.starts_with(b"security.selinux")
-        {
-            continue;
-        }
-        let mut value = vec![0u8; 64 * 1024];
-        let length = rustix::fs::fgetxattr(from, name, &mut value[..]).call(|| "fgetxattr(<layer>)")?;
-        rustix::fs::fsetxattr(to, name, &value[..length], XattrFlags::empty()).call(|| "fsetxattr(<layer>)")?;
-    }
-    let time =
-        |seconds, nanoseconds: u64| Timespec { tv_sec: seconds, tv_nsec: i64::try_from(nanoseconds).unwrap_or(0) };
-    let times = Timestamps {
-        last_access: time(stat.st_atime, stat.st_atime_nsec),
-        last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
-    };
-    rustix::fs::futimens(to, &times).call(|| "futimens(<layer>)")
+/// A root directory, open for reading its attributes.
+pub(crate) fn open_root(root: &Root) -> Result<OwnedFd> {
+    root.open(".", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
 }
 
 /// Chain ids of a list of diff ids, lowest first (image specification, "Layer ChainID").

@@ -7,6 +7,7 @@ mod forms;
 mod hostile;
 mod load;
 mod oracle;
+mod property;
 mod receive;
 mod rootless;
 mod support;

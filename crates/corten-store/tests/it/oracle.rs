@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::{Sandbox, docker_archive, tree};
+use crate::support::{Sandbox, docker_archive, forms, tree};
 
 /// A tree with everything that tar carries, packed by GNU tar in its formats.
 fn pack(dir: &Path, arguments: &[&str]) -> Option<Vec<u8>> {
@@ -54,11 +54,13 @@ fn the_tree_is_gnu_tars() {
         std::io::Write::write_all(&mut child.stdin.take().unwrap(), &archive).unwrap();
         assert!(child.wait().unwrap().success());
 
-        let sandbox = Sandbox::new();
-        sandbox.store.load(docker_archive("tree", &[archive]).as_slice()).unwrap();
-        let layers = sandbox.names("layers");
-        let ours = tree(&sandbox.root().join("layers").join(&layers[0]).join("fs"));
-        assert_eq!(ours, tree(expected.path()), "{arguments:?}");
+        for form in forms() {
+            let sandbox = Sandbox::of_form(form);
+            sandbox.store.load(docker_archive("tree", std::slice::from_ref(&archive)).as_slice()).unwrap();
+            let layers = sandbox.names("layers");
+            let ours = tree(&sandbox.tree(&layers[0]).root);
+            assert_eq!(ours, tree(expected.path()), "{arguments:?} as {form:?}");
+        }
     }
 }
 

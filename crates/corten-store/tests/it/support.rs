@@ -1,9 +1,10 @@
 //! A store in a directory of its own, and images made for it.
 
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use corten_fs::tar::{Builder, Kind, Member};
-use corten_store::{Options, Store};
+use corten_store::{Form, Options, Store};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
@@ -21,6 +22,23 @@ impl Sandbox {
         Self { dir, store }
     }
 
+    /// A store whose layers take this form.
+    pub(crate) fn of_form(form: Form) -> Self {
+        let sandbox = Self::new();
+        Self { store: sandbox.store.with_layer_form(form), dir: sandbox.dir }
+    }
+
+    /// A layer's tree, whatever its form.
+    pub(crate) fn tree(&self, key: &str) -> Tree {
+        let layer = self.root().join("layers").join(key);
+        let (index, tar) = (layer.join("index.erofs"), layer.join("tar"));
+        if !index.exists() {
+            return Tree { root: layer.join("fs"), _mount: None };
+        }
+        let mount = corten_fs::erofs::mount(&index, &tar).unwrap();
+        Tree { root: PathBuf::from(format!("/proc/self/fd/{}", mount.as_raw_fd())), _mount: Some(mount) }
+    }
+
     pub(crate) fn root(&self) -> PathBuf {
         self.dir.path().join("store")
     }
@@ -29,6 +47,29 @@ impl Sandbox {
     pub(crate) fn names(&self, part: &str) -> Vec<String> {
         names(&self.root().join(part))
     }
+}
+
+/// A layer's tree; mounted while it is held, where it is an image.
+#[derive(Debug)]
+pub(crate) struct Tree {
+    pub(crate) root: PathBuf,
+    _mount: Option<OwnedFd>,
+}
+
+impl Tree {
+    pub(crate) fn join(&self, path: &str) -> PathBuf {
+        self.root.join(path)
+    }
+}
+
+/// The forms that this process can use.
+pub(crate) fn forms() -> Vec<Form> {
+    let dir = tempfile::tempdir().unwrap();
+    let mut forms = vec![Form::Directory];
+    if rustix::process::geteuid().is_root() && corten_fs::erofs::is_supported(dir.path()).is_ok() {
+        forms.push(Form::Erofs);
+    }
+    forms
 }
 
 pub(crate) fn open(root: &Path) -> Store {
