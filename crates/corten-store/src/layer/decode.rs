@@ -188,7 +188,7 @@ impl Decoder<'static> {
 
 /// A thread that reads ahead, and the buffers that go round between it and its reader.
 struct Ahead {
-    full: Receiver<io::Result<Vec<u8>>>,
+    full: Receiver<io::Result<(Vec<u8>, usize)>>,
     empty: Sender<Vec<u8>>,
 }
 
@@ -197,15 +197,14 @@ impl Ahead {
         let (empty, empties) = channel::<Vec<u8>>();
         let (fulls, full) = sync_channel(AHEAD_COUNT);
         for _ in 0..AHEAD_COUNT {
-            empty.send(Vec::with_capacity(AHEAD_SIZE)).unwrap_or_default();
+            empty.send(vec![0; AHEAD_SIZE]).unwrap_or_default();
         }
         let work = move || {
             for mut buffer in empties {
-                buffer.clear();
-                // Large pieces, whatever the decompressor gives at a time.
-                let result = (&mut reader).take(AHEAD_SIZE as u64).read_to_end(&mut buffer);
+                buffer.resize(AHEAD_SIZE, 0);
+                let result = fill(&mut reader, &mut buffer);
                 let ended = !matches!(result, Ok(count) if count > 0);
-                if fulls.send(result.map(|_| buffer)).is_err() || ended {
+                if fulls.send(result.map(|count| (buffer, count))).is_err() || ended {
                     return;
                 }
             }
@@ -217,14 +216,29 @@ impl Ahead {
         Ok(Self { full, empty })
     }
 
-    /// Puts the next bytes in place of `buffer`; none at the end.
+    /// Puts the next bytes in place of `buffer`; how many, none at the end.
     fn next(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
         let Ok(next) = self.full.recv() else { return Ok(0) };
-        let used = std::mem::replace(buffer, next?);
+        let (next, count) = next?;
+        let used = std::mem::replace(buffer, next);
         // Nobody waits for it behind the end.
         self.empty.send(used).unwrap_or_default();
-        Ok(buffer.len())
+        Ok(count)
     }
+}
+
+/// Large pieces, whatever the decompressor gives at a time; less than a whole one only at the end.
+fn fill(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut length = 0;
+    while length < buffer.len() {
+        match reader.read(&mut buffer[length..]) {
+            Ok(0) => break,
+            Ok(count) => length += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(length)
 }
 
 impl Read for Decoder<'_> {
