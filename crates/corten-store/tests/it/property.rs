@@ -269,7 +269,7 @@ fn root(sandbox: &Sandbox, archives: &[Vec<u8>]) -> (PathBuf, OwnedFd) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, max_shrink_iters: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 200, ..ProptestConfig::default() })]
 
     #[test]
     fn any_tree_is_the_same_in_every_form(
