@@ -58,6 +58,12 @@ pub struct Overlay {
 /// The option that carries a part; the kernel never sees it.
 const PART: &str = "x-corten.part";
 
+/// What belongs to a mounted overlay: its images, which other processes find here.
+#[derive(Debug, Default)]
+pub struct Kept {
+    _images: Vec<Option<OwnedFd>>,
+}
+
 /// The writable part of an overlay: two directories on one file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upper {
@@ -124,7 +130,7 @@ impl Overlay {
     /// Mounts the lower layers that are images; `None` for directories.
     fn images(&self) -> Result<Vec<Option<OwnedFd>>> {
         let is_image = |lower: &PathBuf| lower.file_name() == Some(OsStr::new(INDEX));
-        let mount = |lower: &PathBuf| erofs::mount(lower, &lower.with_file_name(DATA));
+        let mount = |lower: &PathBuf| erofs::mount_shared(lower, &lower.with_file_name(DATA));
         self.lower.iter().map(|lower| is_image(lower).then(|| mount(lower)).transpose()).collect()
     }
 
@@ -140,12 +146,14 @@ impl Overlay {
         result.map_err(|error| self.explain(error, &messages(context.as_fd())))
     }
 
-    /// Mounts it, and its parts, onto the directory `target` is open on.
-    pub fn mount(&self, target: BorrowedFd<'_>) -> Result<()> {
+    /// Mounts it, and its parts, onto the directory `target` is open on. What comes back is to be kept as long as the
+    /// overlay is in use, so that others share the memory of its images.
+    pub fn mount(&self, target: BorrowedFd<'_>) -> Result<Kept> {
         let Some(upper) = self.upper.as_ref().filter(|_| !self.parts.is_empty()) else {
             return self.mount_one(target);
         };
-        let tree = self.create()?;
+        let images = self.images()?;
+        let tree = self.create_over(&images, false)?;
         attach(tree.as_fd(), target)?;
         let root = Root::from_fd(tree, "overlay").beneath();
         for part in &self.parts {
@@ -159,26 +167,28 @@ impl Overlay {
             let place = root.open_path(part)?;
             overlay.mount_one(place.as_fd()).map_err(|error| error.context(format!("`/{}`", part.display())))?;
         }
-        Ok(())
+        Ok(Kept { _images: images })
     }
 
-    fn mount_one(&self, target: BorrowedFd<'_>) -> Result<()> {
+    fn mount_one(&self, target: BorrowedFd<'_>) -> Result<Kept> {
         let images = self.images()?;
-        let error = match self.create_over(&images, false) {
-            Ok(tree) => return attach(tree.as_fd(), target),
-            Err(error) => error,
+        let mounted = match self.create_over(&images, false) {
+            Ok(tree) => attach(tree.as_fd(), target),
+            Err(error) => {
+                let has_images = images.iter().any(Option::is_some);
+                let again = match error.errno() {
+                    Some(libc_errno::EINVAL) if has_images => self.mount_over_attached(&images, target),
+                    // The old call knows nothing that the new ones refuse for a reason other than age or a sandbox's
+                    // filter.
+                    Some(libc_errno::EINVAL | libc_errno::ENOSYS | libc_errno::EPERM) if !has_images => {
+                        self.mount_classic(target)
+                    }
+                    _ => return Err(error),
+                };
+                again.map_err(|_| error)
+            }
         };
-        if images.iter().any(Option::is_some) {
-            return match error.errno() {
-                Some(libc_errno::EINVAL) => self.mount_over_attached(&images, target).map_err(|_| error),
-                _ => Err(error),
-            };
-        }
-        // The old call knows nothing that the new ones refuse for a reason other than age or a sandbox's filter.
-        if matches!(error.errno(), Some(libc_errno::EINVAL | libc_errno::ENOSYS | libc_errno::EPERM)) {
-            return self.mount_classic(target).map_err(|_| error);
-        }
-        Err(error)
+        mounted.map(|()| Kept { _images: images })
     }
 
     /// For kernels that take no mount as a layer that is attached nowhere (before Linux 6.15): images are attached to the
@@ -446,7 +456,9 @@ mod tests {
         let upper = Some(Upper { dir: dir.path().join("upper"), work: dir.path().join("work") });
         let overlay = Overlay { lower, upper, ..Overlay::default() };
         let target = dir.path().join("target");
-        for mount in [Overlay::mount, Overlay::mount_classic] {
+        let classic =
+            |overlay: &Overlay, target: BorrowedFd<'_>| overlay.mount_classic(target).map(|()| Kept::default());
+        for mount in [Overlay::mount, classic] {
             mount(&overlay, std::fs::File::open(&target).unwrap().as_fd()).unwrap();
             let seen = std::fs::read_dir(&target).unwrap().count();
             rustix::mount::unmount(&target, rustix::mount::UnmountFlags::empty()).unwrap();
@@ -494,8 +506,10 @@ mod tests {
         let upper = Some(Upper { dir: dir.path().join("upper"), work: dir.path().join("work") });
         let overlay = Overlay { lower, upper, ..Overlay::default() };
         let target = dir.path().join("target");
-        let attached =
-            |overlay: &Overlay, target: BorrowedFd<'_>| overlay.mount_over_attached(&overlay.images().unwrap(), target);
+        let attached = |overlay: &Overlay, target: BorrowedFd<'_>| {
+            let images = overlay.images()?;
+            overlay.mount_over_attached(&images, target).map(|()| Kept { _images: images })
+        };
         for mount in [Overlay::mount, attached] {
             mount(&overlay, std::fs::File::open(&target).unwrap().as_fd()).unwrap();
             let mut seen: Vec<_> =

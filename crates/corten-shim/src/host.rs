@@ -66,7 +66,7 @@ fn mount_directory(overlay: &Overlay, name: &OsStr, tree: &Root) -> Result<()> {
         Err(error) if matches!(error.errno().map(Errno::from_raw_os_error), Some(Errno::INVAL | Errno::ACCESS)) => {
             bind_read_only(&lower, name, tree)
         }
-        result => result,
+        result => result.map(drop),
     }
 }
 

@@ -6,12 +6,13 @@
 //! RUN/containers/ID/shim.sock     where clients come
 //! ```
 
+use std::cell::RefCell;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 use corten_fs::Root;
 use corten_fs::atomic::{self, Durability};
-use corten_fs::overlay::Overlay;
+use corten_fs::overlay::{Kept, Overlay};
 use corten_runtime::runtime::{CreateRequest, Options, Runtime, Started};
 use corten_sys::Call;
 use corten_sys::namespace::{NEWNS, unshare};
@@ -31,6 +32,8 @@ pub(crate) struct Place {
     pub(crate) directory: Root,
     /// Run state; the bundle.
     pub(crate) run: Root,
+    /// What other supervisors share of the mounted root.
+    kept: RefCell<Kept>,
 }
 
 impl Place {
@@ -38,6 +41,7 @@ impl Place {
         Ok(Self {
             directory: Root::open_ambient(&launch.directory)?.beneath(),
             run: Root::open_ambient(&launch.run_directory)?.beneath(),
+            kept: RefCell::default(),
         })
     }
 }
@@ -133,7 +137,9 @@ fn mount_root(launch: &Launch, place: &Place) -> Result<Root> {
             match launch.rootless && host::is_host(&overlay) {
                 true => host::mount_tree(&overlay, &rootfs)?,
                 false => {
-                    overlay.mount(target.as_fd()).context(|| format!("cannot mount the container's {layers} layers"))?
+                    let mounted = overlay.mount(target.as_fd());
+                    *place.kept.borrow_mut() =
+                        mounted.context(|| format!("cannot mount the container's {layers} layers"))?;
                 }
             }
             // Opened again: the descriptor from before is of the directory below the mount.

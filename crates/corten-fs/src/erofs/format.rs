@@ -16,7 +16,10 @@ pub(super) const DIRENT_SIZE: usize = 12;
 /// An address that is a hole.
 pub(super) const HOLE: u32 = u32::MAX;
 
-const MAGIC: u32 = 0xe0f5_e1e2;
+/// What the superblock starts with, and what statfs(2) says.
+pub(super) const MAGIC: u32 = 0xe0f5_e1e2;
+/// Where the image's identifier is.
+pub(super) const UUID_START: u64 = 1024 + 48;
 const SUPERBLOCK_START: usize = 1024;
 const DEVICE_SLOT_SIZE: usize = 128;
 /// Times of inodes are their last modification.

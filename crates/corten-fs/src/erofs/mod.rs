@@ -20,12 +20,14 @@ mod format;
 mod image;
 mod mount;
 mod resolve;
+mod share;
 mod sparse;
 mod tree;
 
 pub use budget::Budget;
 pub use image::Written;
 pub use mount::{is_known, is_supported, mount};
+pub use share::mount_shared;
 pub use tree::{Attributes, Content, Tree};
 
 /// Bits of a block's size: what content in a tar is aligned to.

@@ -221,3 +221,32 @@ fn paths_resolve_as_after_chroot_and_memory_is_bounded() {
     assert_eq!(names("real"), ["one", "two"]);
     assert_eq!(names("absolute"), ["three"]);
 }
+
+#[test]
+fn who_mounts_an_image_again_shares_its_file_system() {
+    let mut tree = Tree::new(&Budget::new(1 << 20));
+    tree.file(b"file", &PLAIN, &content(0, 100)).unwrap();
+    let Some(image) = image(tree, &[b'x'; 512]) else { return };
+    let (index, tar) = (image.dir.path().join("index"), image.dir.path().join("tar"));
+    let device = |mount: &std::os::fd::OwnedFd| rustix::fs::fstat(mount).unwrap().st_dev;
+    let again = || corten_fs::erofs::mount_shared(&index, &tar).unwrap();
+    // Another process that holds a mount as its descriptor 0.
+    let mount = mount(&index, &tar).unwrap();
+    let mut holder = Command::new("sleep").arg("1000").stdin(mount.try_clone().unwrap()).spawn().unwrap();
+    let note = |text: &str| std::fs::write(image.dir.path().join("mounted"), text).unwrap();
+    note(&format!("{} 1\nnonsense\n{} 0", holder.id(), holder.id()));
+    let shared = again();
+    let is_shared = device(&shared) == device(&mount);
+    let notes = std::fs::read_to_string(image.dir.path().join("mounted")).unwrap();
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    // Kernels before 6.15 clone no mount that is attached nowhere.
+    if !is_shared {
+        return;
+    }
+    assert_eq!(notes, format!("{} 0\n{} {}", holder.id(), std::process::id(), shared.as_raw_fd()));
+    // The holder is gone, and what this process noted is not believed by itself.
+    assert_ne!(device(&again()), device(&mount));
+    note("");
+    assert_ne!(device(&again()), device(&mount));
+}
