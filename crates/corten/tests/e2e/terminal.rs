@@ -38,8 +38,9 @@ fn an_interrupt_typed_at_the_terminal_reaches_the_program() {
     let program = "trap 'echo interrupted; exit 6' INT; echo ready; while :; do sleep 0.1; done";
     let line = shown(&sandbox.corten_command(["run", "--rm", "-it", &tiny, "sh", "-c", program]));
     let mut command = sandbox.command("sh");
-    // The key is typed once the program is ready.
-    let typing = "(sleep 2; printf '\\003'; sleep 2) | script -qec \"$1; echo code \\$?\" /dev/null";
-    command.args(["-c", typing, "sh", &line]);
+    // The key is typed once the program is ready; the terminal stays until the end was seen.
+    let typing = "seen() { for i in $(seq 200); do grep -q \"$1\" \"$2\" 2>/dev/null && return; sleep 0.1; done; }
+        (seen ^ready \"$2\"; printf '\\003'; seen ^code \"$2\") | script -qefc \"$1; echo code \\$?\" \"$2\"";
+    command.args(["-c", typing, "sh", &line]).arg(sandbox.work().join("typescript"));
     finish(command, None, Duration::from_secs(30)).shows("interrupted").shows("code 6");
 }
