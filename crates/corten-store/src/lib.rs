@@ -10,13 +10,14 @@
 //! ROOT/snapshots/KEY/       a container's writable layer: upper, work, and the digest of its image
 //! ROOT/trash/               what was removed and waits to be deleted in the background
 //! ROOT/locks/               one file per blob being fetched or unpacked; the directory itself is the lock of collection
-//! ROOT/db.sqlite            images, indexes, artifacts, references with their history, layers, pins
+//! ROOT/db.sqlite            images, indexes, artifacts, references with their history, layers, pins, a registry's repositories
 //! ```
 //!
 //! Several processes use one root at once. A kill at any instruction leaves a state that the next [`Store::open`] repairs.
 
 pub mod add;
 mod blob;
+mod cache;
 mod content;
 mod database;
 mod disk;
@@ -33,13 +34,14 @@ mod lookup;
 mod partial;
 mod receive;
 mod remove;
+pub mod repository;
 pub mod snapshot;
 pub mod store;
 
 pub use add::{NewImageRequest, RawDocument, Unpack};
 pub use blob::{Ingest, Staged};
 pub use corten_fs::overlay::Overlay;
-pub use database::{Kind, Move};
+pub use database::{Kind, Move, RepositoryManifest, RepositoryUsage};
 pub use garbage::Collected;
 pub use image::{Image, Layer, Target};
 pub use import::{LoadedImage, Source};
@@ -48,5 +50,6 @@ pub use lease::Lease;
 pub use partial::PartialIngest;
 pub use receive::{Incoming, Receiver, Turn};
 pub use remove::Removed;
+pub use repository::Repository;
 pub use snapshot::{Base, PrepareRequest, Snapshot};
 pub use store::{Options, Store};

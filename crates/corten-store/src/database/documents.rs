@@ -221,9 +221,12 @@ impl Database {
         Ok(references)
     }
 
-    /// Every blob that an image, an artifact or a pin needs.
+    /// Every blob that an image, an artifact, a repository or a pin needs.
     pub(crate) fn needed_blobs(&self) -> Result<Vec<String>> {
-        self.texts("SELECT blob FROM image_blob UNION SELECT digest FROM pin")
+        self.texts(
+            "SELECT blob FROM image_blob UNION SELECT digest FROM pin
+             UNION SELECT digest FROM repository_blob UNION SELECT digest FROM repository_manifest",
+        )
     }
 }
 

@@ -5,6 +5,7 @@ mod documents;
 mod layers;
 mod pins;
 mod references;
+mod repositories;
 mod schema;
 
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ use rustix::io::Errno;
 pub use documents::Kind;
 pub(crate) use documents::{DocumentRow, ImageRow, NewDocument, NewImagePart, NewTarget};
 pub use references::Move;
+pub use repositories::{RepositoryManifest, RepositoryUsage};
 use schema::{STEPS, VERSION};
 
 /// How long a commit of another process is waited for.

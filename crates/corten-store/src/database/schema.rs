@@ -6,7 +6,8 @@ pub(super) const VERSION: usize = STEPS.len();
 /// What a reference points to is a `document`: an image's manifest, an index of several, or an artifact's manifest. One
 /// that is `top` stays until it is removed; another stays as long as an index that has it as a `member`, or the document
 /// that is its `subject`. `image` says more of those that can be run; its `size` is -1 until every layer was unpacked.
-pub(super) const STEPS: [&str; 3] = [
+/// `repository_…` is what was pushed to a registry over this store, by repository (`REGISTRY/PATH`).
+pub(super) const STEPS: [&str; 4] = [
     "
 CREATE TABLE image (
     manifest TEXT PRIMARY KEY, config TEXT NOT NULL, media_type TEXT NOT NULL,
@@ -52,5 +53,26 @@ ALTER TABLE layer ADD COLUMN disk_size INTEGER;
 ",
     "
 ALTER TABLE layer ADD COLUMN index_digest TEXT;
+",
+    "
+CREATE TABLE repository_blob (
+    repository TEXT NOT NULL, digest TEXT NOT NULL, size INTEGER NOT NULL, seen_ns INTEGER NOT NULL,
+    PRIMARY KEY (repository, digest)
+) WITHOUT ROWID;
+CREATE INDEX repository_blob_by_digest ON repository_blob (digest);
+CREATE TABLE repository_manifest (
+    repository TEXT NOT NULL, digest TEXT NOT NULL, media_type TEXT NOT NULL, size INTEGER NOT NULL,
+    artifact_type TEXT, subject TEXT, annotations TEXT, pushed_ns INTEGER NOT NULL, PRIMARY KEY (repository, digest)
+) WITHOUT ROWID;
+CREATE INDEX repository_manifest_by_digest ON repository_manifest (digest);
+CREATE INDEX repository_manifest_by_subject ON repository_manifest (repository, subject) WHERE subject IS NOT NULL;
+CREATE TABLE repository_need (
+    repository TEXT NOT NULL, manifest TEXT NOT NULL, digest TEXT NOT NULL, PRIMARY KEY (repository, manifest, digest)
+) WITHOUT ROWID;
+CREATE INDEX repository_need_by_digest ON repository_need (repository, digest);
+CREATE TABLE repository_copied_tag (
+    repository TEXT NOT NULL, tag TEXT NOT NULL, digest TEXT NOT NULL, asked_ns INTEGER NOT NULL,
+    PRIMARY KEY (repository, tag)
+) WITHOUT ROWID;
 ",
 ];
