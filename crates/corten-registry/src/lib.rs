@@ -1,3 +1,4 @@
 //! The OCI distribution protocol, as client and as server.
 
 pub mod client;
+pub mod server;

@@ -1,0 +1,143 @@
+//! The public key inside a certificate or a `PUBLIC KEY`, both DER (X.690, RFC 5280, RFC 5480, RFC 8017): as much of the
+//! format as leads to it.
+
+/// A public key that tokens may be signed with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum PublicKey {
+    /// Modulus and exponent, big-endian.
+    Rsa { modulus: Vec<u8>, exponent: Vec<u8> },
+    /// An uncompressed point on P-256.
+    P256(Vec<u8>),
+}
+
+const SEQUENCE: u8 = 0x30;
+const INTEGER: u8 = 0x02;
+const BIT_STRING: u8 = 0x03;
+const OBJECT_IDENTIFIER: u8 = 0x06;
+/// `[0] EXPLICIT`: a certificate's version.
+const VERSION: u8 = 0xa0;
+
+const RSA_ENCRYPTION: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
+const EC_PUBLIC_KEY: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
+const PRIME256V1: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
+
+/// The key of a certificate. Signature and dates are not looked at: the operator's file is the trust.
+pub(super) fn of_certificate(der: &[u8]) -> Option<PublicKey> {
+    let mut certificate = Reader(der).enter(SEQUENCE)?;
+    let mut body = certificate.enter(SEQUENCE)?;
+    if body.tag() == Some(VERSION) {
+        body.element()?;
+    }
+    // Serial number, signature algorithm, issuer, validity, subject.
+    for _ in 0..5 {
+        body.element()?;
+    }
+    let (tag, content) = body.element()?;
+    (tag == SEQUENCE).then(|| of_key_info(Reader(content)))?
+}
+
+/// The key of a SubjectPublicKeyInfo.
+pub(super) fn of_public_key(der: &[u8]) -> Option<PublicKey> {
+    of_key_info(Reader(der).enter(SEQUENCE)?)
+}
+
+fn of_key_info(mut info: Reader<'_>) -> Option<PublicKey> {
+    let mut algorithm = info.enter(SEQUENCE)?;
+    let (tag, identifier) = algorithm.element()?;
+    let (bits, key) = info.element()?;
+    if tag != OBJECT_IDENTIFIER || bits != BIT_STRING {
+        return None;
+    }
+    let (unused, key) = key.split_first()?;
+    if *unused != 0 {
+        return None;
+    }
+    match identifier {
+        RSA_ENCRYPTION => {
+            let mut numbers = Reader(key).enter(SEQUENCE)?;
+            let modulus = numbers.integer()?;
+            Some(PublicKey::Rsa { modulus, exponent: numbers.integer()? })
+        }
+        EC_PUBLIC_KEY => {
+            let (_, curve) = algorithm.element()?;
+            (curve == PRIME256V1 && key.len() == 65 && key[0] == 4).then(|| PublicKey::P256(key.to_vec()))
+        }
+        _ => None,
+    }
+}
+
+/// Elements that follow each other.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn tag(&self) -> Option<u8> {
+        self.0.first().copied()
+    }
+
+    /// The next element: its tag and content.
+    fn element(&mut self) -> Option<(u8, &'a [u8])> {
+        let (tag, rest) = self.0.split_first()?;
+        let (first, mut rest) = rest.split_first()?;
+        let mut length = usize::from(*first);
+        if *first >= 0x80 {
+            let count = usize::from(*first & 0x7f);
+            if !(1..=4).contains(&count) || rest.len() < count {
+                return None;
+            }
+            let (bytes, after) = rest.split_at(count);
+            length = bytes.iter().fold(0, |length, byte| length << 8 | usize::from(*byte));
+            rest = after;
+        }
+        if rest.len() < length {
+            return None;
+        }
+        let (content, rest) = rest.split_at(length);
+        self.0 = rest;
+        Some((*tag, content))
+    }
+
+    fn enter(&mut self, expected: u8) -> Option<Self> {
+        let (tag, content) = self.element()?;
+        (tag == expected).then_some(Self(content))
+    }
+
+    /// A positive number without its leading zeros.
+    fn integer(&mut self) -> Option<Vec<u8>> {
+        let (tag, content) = self.element()?;
+        let zeros = content.iter().take_while(|byte| **byte == 0).count();
+        (tag == INTEGER && zeros < content.len()).then(|| content[zeros..].to_vec())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::PublicKeyData;
+
+    use super::*;
+
+    #[test]
+    fn a_certificate_and_its_key_give_the_same() {
+        let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+        let certificate = rcgen::CertificateParams::new(vec!["x".to_owned()]).unwrap().self_signed(&pair).unwrap();
+        let key = of_certificate(certificate.der()).unwrap();
+        assert_eq!(key, PublicKey::P256(pair.der_bytes().to_vec()));
+        assert_eq!(of_public_key(&pair.subject_public_key_info()), Some(key));
+        assert_eq!(of_public_key(certificate.der()), None);
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic() {
+        let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+        let der =
+            rcgen::CertificateParams::new(vec!["x".to_owned()]).unwrap().self_signed(&pair).unwrap().der().to_vec();
+        for cut in 0..der.len() {
+            of_certificate(&der[..cut]);
+            for value in [0, 0x80, 0x84, 0xff] {
+                let mut bent = der.clone();
+                bent[cut] = value;
+                of_certificate(&bent);
+                of_public_key(&bent);
+            }
+        }
+    }
+}
