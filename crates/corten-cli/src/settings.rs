@@ -51,6 +51,15 @@ impl Settings {
         }
     }
 
+    /// The directory of the engine's store, for those who need no engine.
+    pub(crate) fn store_root(&self, environment: &Environment) -> Result<PathBuf> {
+        let root = environment.absolute(self.root(environment)?);
+        if environment.uid != 0 {
+            corten_engine::enter_rootless(&environment.absolute(self.run_root(environment)?))?;
+        }
+        Ok(root.join("store"))
+    }
+
     fn root(&self, environment: &Environment) -> Result<PathBuf> {
         let chosen = self.root.clone().or_else(|| environment.path("CORTEN_ROOT"));
         if let Some(root) = chosen {

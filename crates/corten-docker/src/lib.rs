@@ -4,6 +4,7 @@ pub mod containers;
 pub mod filter;
 pub mod images;
 pub mod inspect;
+pub mod registry;
 pub mod system;
 pub mod table;
 pub mod template;

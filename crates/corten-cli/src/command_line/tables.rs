@@ -5,9 +5,10 @@ use super::{Command, Group};
 use crate::commands;
 
 /// Words that lead to further commands.
-pub(crate) const GROUPS: [Group; 3] = [
+pub(crate) const GROUPS: [Group; 4] = [
     Group { name: "container", about: "Manage containers" },
     Group { name: "image", about: "Manage images" },
+    Group { name: "registry", about: "Serve images to others" },
     Group { name: "system", about: "Manage Corten" },
 ];
 
@@ -252,6 +253,40 @@ const INSPECT_IMAGE: &[Flag] =
     &[FORMAT, one("platform", "OS/ARCH", "Inspect this platform").later("one platform of an image is stored")];
 const FORMATTED: &[Flag] = &[FORMAT];
 
+const DATA: Flag = one("data", "DIR", "A store of the registry's own instead of the engine's");
+const CONFIG: Flag = one("config", "FILE", "Configuration file (docs/guides/registry.md)");
+
+const REGISTRY_SERVE: &[Flag] = &[
+    many("listen", "ADDRESS", "HOST:PORT, :PORT or unix:PATH; several times for several [default: 127.0.0.1:5000]"),
+    CONFIG,
+    DATA,
+    one("name", "HOST[:PORT]", "What the registry is called in references [default: from --listen]"),
+    one("tls-cert", "FILE", "Certificate, PEM"),
+    one("tls-key", "FILE", "Key of the certificate, PEM"),
+    one("htpasswd", "FILE", "Users and passwords, as `htpasswd -B` writes them"),
+    switch("allow-anonymous", "Serve other machines without asking who they are"),
+    switch("allow-plain-http", "Serve other machines without TLS"),
+    switch("read-only", "Refuse every write"),
+    switch("share-images", "Serve the engine's images by their names, for reading [default: true without --data]"),
+    one("metrics-listen", "ADDRESS", "Another address for /metrics alone"),
+    one("access-log", "FILE", "Write a line for each request to a file, or to standard error: -"),
+];
+const REGISTRY_GC: &[Flag] = &[
+    CONFIG,
+    DATA,
+    one("grace", "SPAN", "Keep blobs that no manifest names for so long [default: 24h]"),
+    one("untagged-after", "SPAN", "Remove manifests that no tag, index or subject names after so long"),
+];
+const REGISTRY_LIST: &[Flag] = &[
+    CONFIG,
+    DATA,
+    one("format", "FORMAT", "table, table TEMPLATE, json or a Go template"),
+    switch("no-trunc", "Show whole digests"),
+    switch("quiet", "Show names alone").short('q'),
+];
+const REGISTRY_USAGE: &[Flag] =
+    &[CONFIG, DATA, one("format", "FORMAT", "table, table TEMPLATE, json or a Go template")];
+
 const ANY: usize = usize::MAX;
 
 /// A command's row; what most rows leave as it is.
@@ -398,6 +433,28 @@ pub(crate) static COMMANDS: &[Command] = &[
         arity: (1, ANY),
         flags: INSPECT_IMAGE,
         ..command(&["image", "inspect"], "Show images in full", commands::inspect::images)
+    },
+    Command {
+        flags: REGISTRY_SERVE,
+        notes: "\
+The registry serves the engine's own store: a tag `NAME/app:1` (`corten tag app NAME/app:1`) is served as
+repository `app`, a push appears in `corten images`, and every image can be read by the name that it has.",
+        ..command(&["registry", "serve"], "Run a registry", commands::registry::serve)
+    },
+    Command {
+        operands: "[REPOSITORY]",
+        arity: (0, 1),
+        flags: REGISTRY_LIST,
+        aliases: &["list"],
+        ..command(&["registry", "ls"], "List repositories, or the tags of one", commands::registry::list)
+    },
+    Command {
+        flags: REGISTRY_USAGE,
+        ..command(&["registry", "usage"], "Show what repositories hold", commands::registry::usage)
+    },
+    Command {
+        flags: REGISTRY_GC,
+        ..command(&["registry", "gc"], "Remove what no repository needs", commands::registry::collect)
     },
     Command { path: &["system", "info"], ..INFO_COMMAND },
 ];
