@@ -17,6 +17,7 @@ mod attach;
 mod container;
 mod create;
 mod engine;
+mod image_mount;
 mod info;
 mod launch;
 mod life;
@@ -35,6 +36,7 @@ pub use container::{Container, ContainerConfig, Life};
 pub use corten_store as store;
 pub use corten_store::Form as LayerForm;
 pub use engine::{Created, Engine, EngineOptions};
+pub use image_mount::ImageMount;
 pub use info::{Info, Version};
 pub use request::{
     Access, CreateRequest, DeviceRequest, ImageSource, Mount, MountSource, NetworkMode, Propagation, Relabel,

@@ -365,6 +365,7 @@ const PUSH_COMMAND: Command = Command {
     flags: PUSH,
     ..command(&["push"], "Upload an image to a registry", commands::push::run)
 };
+const UNMOUNT: &[Flag] = &[switch("all", "Unmount every image").short('a')];
 const INFO_COMMAND: Command = Command {
     flags: FORMATTED,
     ..command(&["info"], "Show what this machine and this engine are", commands::info::run)
@@ -424,10 +425,23 @@ pub(crate) static COMMANDS: &[Command] = &[
     },
     Command { path: &["image", "ls"], aliases: &["list"], ..IMAGES_COMMAND },
     Command { path: &["image", "load"], ..LOAD_COMMAND },
+    Command {
+        operands: "[IMAGE [DIRECTORY]]",
+        arity: (0, 2),
+        notes: "Without a directory the engine makes one and prints it; without an image the mounted ones are listed.",
+        ..command(&["image", "mount"], "Mount an image on the host, read-only", commands::image_mount::mount)
+    },
     Command { path: &["image", "pull"], ..PULL_COMMAND },
     Command { path: &["image", "push"], ..PUSH_COMMAND },
     Command { path: &["image", "rm"], aliases: &["remove"], ..RMI_COMMAND },
     Command { path: &["image", "tag"], ..TAG_COMMAND },
+    Command {
+        operands: "[IMAGE|DIRECTORY...]",
+        arity: (0, ANY),
+        aliases: &["umount"],
+        flags: UNMOUNT,
+        ..command(&["image", "unmount"], "Unmount images", commands::image_mount::unmount)
+    },
     Command {
         operands: "IMAGE [IMAGE...]",
         arity: (1, ANY),

@@ -1,6 +1,7 @@
 //! One file a command.
 
 pub(crate) mod documents;
+pub(crate) mod image_mount;
 pub(crate) mod images;
 pub(crate) mod info;
 pub(crate) mod inspect;

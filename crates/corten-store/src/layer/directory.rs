@@ -56,10 +56,28 @@ impl Draft for DirectoryDraft {
     }
 }
 
-/// The directory at `path` in the topmost layer that has one.
+/// The directory at `path` as it shows below: of the topmost layer that has one, unless a layer above hides it.
 pub(super) fn find_below(below: &[Root], path: &Path) -> Option<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
-    below.iter().find_map(|layer| layer.try_open(path, flags, Mode::empty()).ok())
+    for layer in below {
+        match layer.try_open(path, flags, Mode::empty()) {
+            Ok(found) => return Some(found),
+            Err(Errno::NOENT) if !hides(layer, path) => {}
+            // A whiteout or a file is in the way.
+            Err(_) => return None,
+        }
+    }
+    None
+}
+
+/// Whether a directory above `path` hides all that is below the layer.
+fn hides(layer: &Root, path: &Path) -> bool {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+    path.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty()).any(|above| {
+        let Ok(directory) = layer.try_open(above, flags, Mode::empty()) else { return false };
+        let is_set = |name: &std::ffi::CStr| rustix::fs::fgetxattr(&directory, name, &mut [0u8; 8][..]).is_ok();
+        is_set(c"trusted.overlay.opaque") || is_set(c"user.overlay.opaque")
+    })
 }
 
 /// Gives the directory `path` of a layer the looks that it has in the topmost layer below that has it.

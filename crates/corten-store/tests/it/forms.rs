@@ -203,3 +203,45 @@ fn names_move_and_several_archives_live_together() {
     assert_eq!(sandbox.store.resolve("app").unwrap_err().kind(), ErrorKind::NotFound);
     assert_eq!(sandbox.store.images().unwrap().len(), 1);
 }
+
+/// Frames that a reader passes over, and a table of contents behind the tar, as zstd:chunked and eStargz have them.
+#[test]
+fn chunked_layers_are_the_layers_that_they_contain() {
+    let content: Vec<u8> = (0..300_000u32).map(|number| number.to_le_bytes()[0]).collect();
+    let plain = tar(&[dir("d/", 0o755), file("d/f", &content), file("d/g", b"g")]);
+    let skippable = |bytes: &[u8]| {
+        let mut frame = vec![0x50, 0x2a, 0x4d, 0x18];
+        frame.extend(u32::try_from(bytes.len()).unwrap().to_le_bytes());
+        frame.extend(bytes);
+        frame
+    };
+    // A frame a piece, the manifest and its footer in skippable frames at the end.
+    let mut chunked = skippable(b"start");
+    for piece in plain.chunks(70_000) {
+        chunked.extend(zstd::encode_all(piece, 3).unwrap());
+    }
+    chunked.extend(skippable(b"manifest"));
+    chunked.extend(skippable(&[0; 64]));
+    // A member a piece; the table of contents is a file of the tar itself, and the footer an empty member.
+    let table = br#"{"version":1,"entries":[]}"#;
+    let with_table = tar(&[dir("d/", 0o755), file("d/f", &content), file("stargz.index.json", table)]);
+    let mut stargz = Vec::new();
+    for piece in with_table.chunks(70_000) {
+        stargz.extend(gzip(piece));
+    }
+    stargz.extend(gzip(b""));
+    for form in crate::support::forms() {
+        let sandbox = Sandbox::of_form(form);
+        let mut layout = Layout::default();
+        let images = [
+            named(layout.image(here(), &plain, chunked.clone(), "+zstd"), "localhost/chunked:1"),
+            named(layout.image(here(), &with_table, stargz.clone(), "+gzip"), "localhost/stargz:1"),
+        ];
+        sandbox.store.load(layout.archive(&images).as_slice()).unwrap();
+        let layers = sandbox.names("layers");
+        assert_eq!(layers.len(), 2);
+        for layer in layers {
+            assert_eq!(std::fs::read(sandbox.tree(&layer).join("d/f")).unwrap(), content, "{form:?}");
+        }
+    }
+}

@@ -13,6 +13,7 @@ mod filesystem;
 mod hello;
 mod identity;
 mod init;
+mod layers;
 mod limits;
 mod lists;
 mod network;
