@@ -30,7 +30,8 @@ pub(crate) fn client(environment: &Environment, parsed: &Parsed) -> Result<Clien
             registries.add_mirror(mirror)?;
         }
     }
-    if parsed.optional("tls-verify").and_then(boolean) == Some(false) {
+    let unverified = parsed.optional("tls-verify").and_then(boolean) == Some(false);
+    if unverified || parsed.optional("insecure").and_then(boolean) == Some(true) {
         registries.allow_insecure();
     }
     let options = Options {

@@ -5,9 +5,11 @@ pub mod filter;
 pub mod images;
 pub mod inspect;
 pub mod registry;
+pub mod search;
 pub mod system;
 pub mod table;
 pub mod template;
 pub mod units;
 
+pub use table::align;
 pub use template::quote;

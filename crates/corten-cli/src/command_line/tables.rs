@@ -5,9 +5,11 @@ use super::{Command, Group};
 use crate::commands;
 
 /// Words that lead to further commands.
-pub(crate) const GROUPS: [Group; 4] = [
+pub(crate) const GROUPS: [Group; 6] = [
+    Group { name: "artifact", about: "Manage artifacts in registries" },
     Group { name: "container", about: "Manage containers" },
     Group { name: "image", about: "Manage images" },
+    Group { name: "manifest", about: "Manage lists of manifests" },
     Group { name: "registry", about: "Serve images to others" },
     Group { name: "system", about: "Manage Corten" },
 ];
@@ -202,6 +204,52 @@ const LOGIN: &[Flag] = &[
     one("username", "NAME", "User name").short('u'),
     TLS_VERIFY,
 ];
+
+const COPY: &[Flag] = &[
+    switch("all", "Copy the images of every platform").short('a'),
+    one("platform", "OS/ARCH[/VARIANT]", "Copy the image of this platform"),
+    PROGRESS,
+    switch("quiet", "Print nothing").short('q'),
+    TLS_VERIFY,
+];
+
+const SEARCH: &[Flag] = &[
+    many("filter", "NAME=VALUE", "is-automated, is-official, stars").short('f'),
+    one("format", "FORMAT", "table, table TEMPLATE, json or a Go template"),
+    one("limit", "NUMBER", "Most results (default 25)"),
+    switch("no-trunc", "Show whole descriptions"),
+    TLS_VERIFY,
+];
+
+const ARTIFACT_TYPE: Flag = one("artifact-type", "TYPE", "Type of the artifact");
+const ARTIFACT_PUSH: &[Flag] = &[
+    many("annotation", "NAME=VALUE", "Annotation of the manifest").short('a'),
+    ARTIFACT_TYPE,
+    PROGRESS,
+    switch("quiet", "Print the digest alone").short('q'),
+    TLS_VERIFY,
+];
+const ARTIFACT_PULL: &[Flag] = &[
+    one("output", "DIR", "Write the files here [default: .]").short('o'),
+    switch("overwrite", "Replace files that are there"),
+    PROGRESS,
+    switch("quiet", "Print the names alone").short('q'),
+    TLS_VERIFY,
+];
+const ARTIFACT_LS: &[Flag] = &[ARTIFACT_TYPE, TLS_VERIFY];
+
+const INSECURE: Flag = switch("insecure", "Allow a registry without TLS or with an unknown certificate");
+const MANIFEST_CREATE: &[Flag] = &[switch("amend", "Add to a list that exists").short('a'), INSECURE];
+const MANIFEST_ANNOTATE: &[Flag] = &[
+    one("arch", "ARCH", "Architecture"),
+    one("os", "OS", "Operating system"),
+    many("os-features", "FEATURE", "Needed feature of the operating system"),
+    one("os-version", "VERSION", "Version of the operating system"),
+    one("variant", "VARIANT", "Variant of the architecture"),
+];
+const MANIFEST_INSPECT: &[Flag] =
+    &[INSECURE, switch("verbose", "More of each manifest").short('v').later("inspect each manifest by its digest")];
+const MANIFEST_PUSH: &[Flag] = &[INSECURE, switch("purge", "Forget the list when it is pushed").short('p')];
 
 const LOAD: &[Flag] = &[
     one("input", "FILE", "Read the archive from a file instead of standard input").short('i'),
@@ -414,6 +462,79 @@ pub(crate) static COMMANDS: &[Command] = &[
         arity: (0, ANY),
         ..command(&["help"], "Show help of a command", commands::documents::help)
     },
+    Command {
+        operands: "TERM",
+        arity: (1, 1),
+        flags: SEARCH,
+        ..command(&["search"], "Search a registry", commands::search::run)
+    },
+    Command {
+        operands: "SOURCE DESTINATION",
+        arity: (2, 2),
+        flags: COPY,
+        notes: "\
+SOURCE and DESTINATION are one of
+  docker://NAME[:TAG|@DIGEST]    a registry
+  store:NAME                     the images here
+  oci:DIR[:TAG]                  an OCI layout
+  dir:DIR                        skopeo's plain directory
+  oci-archive:FILE[:TAG]         a source only
+  docker-archive:FILE[:NAME:TAG] a source only",
+        ..command(&["copy"], "Copy an image between registries, the store and directories", commands::copy::run)
+    },
+    Command {
+        operands: "NAME[:TAG] [FILE[:TYPE]...]",
+        arity: (1, ANY),
+        flags: ARTIFACT_PUSH,
+        ..command(&["artifact", "push"], "Push files as an artifact", commands::artifact::push)
+    },
+    Command {
+        operands: "NAME[:TAG|@DIGEST]",
+        arity: (1, 1),
+        flags: ARTIFACT_PULL,
+        ..command(&["artifact", "pull"], "Write the files of an artifact", commands::artifact::pull)
+    },
+    Command {
+        operands: "NAME[:TAG|@DIGEST] [FILE[:TYPE]...]",
+        arity: (1, ANY),
+        flags: ARTIFACT_PUSH,
+        ..command(&["artifact", "attach"], "Attach files to an image or an artifact", commands::artifact::attach)
+    },
+    Command {
+        operands: "NAME[:TAG|@DIGEST]",
+        arity: (1, 1),
+        flags: ARTIFACT_LS,
+        ..command(&["artifact", "ls"], "List what is attached", commands::artifact::ls)
+    },
+    Command {
+        operands: "LIST MANIFEST [MANIFEST...]",
+        arity: (2, ANY),
+        flags: MANIFEST_CREATE,
+        ..command(&["manifest", "create"], "Make a list of manifests", commands::manifest::create)
+    },
+    Command {
+        operands: "LIST MANIFEST",
+        arity: (2, 2),
+        flags: MANIFEST_ANNOTATE,
+        ..command(&["manifest", "annotate"], "Say for which platform a manifest is", commands::manifest::annotate)
+    },
+    Command {
+        operands: "[LIST] MANIFEST",
+        arity: (1, 2),
+        flags: MANIFEST_INSPECT,
+        ..command(&["manifest", "inspect"], "Show a manifest or a list", commands::manifest::inspect)
+    },
+    Command {
+        operands: "LIST",
+        arity: (1, 1),
+        flags: MANIFEST_PUSH,
+        ..command(&["manifest", "push"], "Push a list of manifests", commands::manifest::push)
+    },
+    Command {
+        operands: "LIST [LIST...]",
+        arity: (1, ANY),
+        ..command(&["manifest", "rm"], "Forget lists of manifests", commands::manifest::rm)
+    },
     Command { path: &["container", "run"], ..RUN_COMMAND },
     Command { path: &["container", "ls"], aliases: &["ps", "list"], ..PS_COMMAND },
     Command { path: &["container", "rm"], aliases: &["remove"], ..RM_COMMAND },
@@ -494,7 +615,6 @@ pub(crate) const LATER: &[&str] = &[
     "import",
     "kill",
     "logs",
-    "manifest",
     "network",
     "node",
     "pause",
@@ -504,7 +624,6 @@ pub(crate) const LATER: &[&str] = &[
     "rename",
     "restart",
     "save",
-    "search",
     "secret",
     "service",
     "stack",

@@ -1,5 +1,7 @@
 //! One file a command.
 
+pub(crate) mod artifact;
+pub(crate) mod copy;
 pub(crate) mod documents;
 pub(crate) mod image_mount;
 pub(crate) mod images;
@@ -7,6 +9,7 @@ pub(crate) mod info;
 pub(crate) mod inspect;
 pub(crate) mod load;
 pub(crate) mod login;
+pub(crate) mod manifest;
 pub(crate) mod ps;
 pub(crate) mod pull;
 pub(crate) mod push;
@@ -14,6 +17,7 @@ pub(crate) mod registry;
 pub(crate) mod rm;
 pub(crate) mod rmi;
 pub(crate) mod run;
+pub(crate) mod search;
 pub(crate) mod tag;
 pub(crate) mod version;
 

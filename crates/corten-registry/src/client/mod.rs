@@ -8,17 +8,22 @@
 //! registries                          mirrors, rewrites, short names
 //! manifests, blob, transfer, upload   the protocol's nouns
 //! pull, push                          from a registry into the store, and back
+//! copy, layout, artifact, search      between registries, stores and directories; files; names
 //! policy                              what must be signed, and by whom
 //! ```
 //!
 //! Blocking, with threads where work is parallel. Everything a registry says is hostile: bounded, checked against digests,
 //! and it never learns a secret that is not its own.
 
+mod artifact;
 mod blob;
 mod certificates;
 mod challenge;
+mod copy;
 pub mod credentials;
 pub mod helper;
+mod layout;
+pub mod lists;
 mod login;
 mod manifests;
 pub mod policy;
@@ -28,6 +33,7 @@ mod pull;
 mod push;
 pub mod registries;
 mod resolve;
+mod search;
 pub mod secret;
 mod session;
 mod token;
@@ -43,7 +49,9 @@ use std::time::Duration;
 
 use corten_types::{Reference, Result};
 
+pub use artifact::{ArtifactFile, ArtifactRequest};
 pub use blob::BlobReader;
+pub use copy::{CopyRequest, Place};
 pub use credentials::{Credentials, Login};
 pub use manifests::{Fetched, digest_of};
 pub use policy::Policy;
@@ -52,6 +60,7 @@ pub use proxy::Proxies;
 pub use pull::{Platforms, PullRequest, Pulled};
 pub use push::{PushRequest, Pushed};
 pub use registries::{Endpoint, Registries};
+pub use search::SearchResult;
 pub use secret::Secret;
 pub use session::{Access, Session};
 pub use transfer::Split;

@@ -168,3 +168,101 @@ fn a_pull_that_is_killed_goes_on_where_it_was() {
     sandbox.corten(["pull", &name]).ok();
     assert!(registry.blob_bytes_sent() < size / 2 + 20_000, "{} of {size}", registry.blob_bytes_sent());
 }
+
+#[test]
+fn an_image_is_copied_between_registries_directories_and_the_store_byte_for_byte() {
+    let (from, to) = (Registry::start(), Registry::start());
+    let manifest = from.add_image("app", "1", &Image::tiny());
+    let sandbox = sandbox();
+    let docker = |registry: &Registry, name: &str| format!("docker://{}", registry.name(name));
+    let steps = [
+        (docker(&from, "app:1"), "oci:layout:one".to_owned()),
+        ("oci:layout:one".to_owned(), "dir:plain".to_owned()),
+        ("dir:plain".to_owned(), format!("store:{}", to.name("kept:1"))),
+        (format!("store:{}", to.name("kept:1")), docker(&to, "copy:2")),
+        (docker(&to, "copy:2"), docker(&from, "back:3")),
+    ];
+    for (source, destination) in &steps {
+        sandbox.corten(["copy", source, destination]).ok().shows(&format!("Digest: {manifest}"));
+    }
+    assert_eq!(from.manifest("back", "3"), from.manifest("app", "1"));
+    sandbox.corten(["run", "--rm", "--network", "none", &to.name("kept:1"), "echo", "copied"]).ok().prints("copied");
+    sandbox.corten(["copy", "app", "dir:x"]).code(1).complains("says not where it is");
+    sandbox.corten(["copy", "oci:layout:none", "dir:x"]).code(1).complains("there is no image `none`");
+}
+
+#[test]
+fn files_are_kept_in_a_registry_and_attached_to_images() {
+    let registry = Registry::start();
+    let image = registry.add_image("app", "1", &Image::tiny());
+    let sandbox = sandbox();
+    std::fs::write(sandbox.work().join("notes.txt"), "read me").unwrap();
+    let name = registry.name("notes:1");
+    sandbox.corten(["artifact", "push", "--artifact-type", "application/x-notes", &name, "notes.txt:text/plain"]).ok();
+    sandbox.corten(["artifact", "pull", "-o", "there", &name]).ok().shows("notes.txt");
+    assert_eq!(std::fs::read_to_string(sandbox.work().join("there/notes.txt")).unwrap(), "read me");
+    sandbox.corten(["artifact", "pull", "-o", "there", &name]).code(1).complains("already").complains("--overwrite");
+    for fallback in [false, true] {
+        if fallback {
+            registry.without_referrers();
+        }
+        let app = registry.name("app:1");
+        let kind = if fallback { "application/x-second" } else { "application/x-first" };
+        sandbox.corten(["artifact", "attach", "--artifact-type", kind, &app, "notes.txt"]).ok();
+        sandbox.corten(["artifact", "ls", "--artifact-type", kind, &app]).ok().shows(kind).shows("sha256:");
+    }
+    assert!(registry.manifest("app", &image.replace(':', "-")).is_some(), "the tag that stands in for the list");
+    // A name that leads out of the directory is refused.
+    let (_, mut manifest) = registry.manifest("notes", "1").unwrap();
+    manifest = String::from_utf8(manifest).unwrap().replace("notes.txt", "../evil.txt").into_bytes();
+    registry.add_manifest("notes", "2", "application/vnd.oci.image.manifest.v1+json", &manifest);
+    let evil = registry.name("notes:2");
+    sandbox.corten(["artifact", "pull", "-o", "there", &evil]).code(1).complains("leads out of the directory");
+    assert!(!sandbox.work().join("evil.txt").exists());
+}
+
+#[test]
+fn a_list_of_manifests_is_made_annotated_shown_and_pushed() {
+    let registry = Registry::start();
+    registry.add_image("one", "1", &Image::tiny());
+    registry.add_image("two", "1", &Image::tiny().config("Labels", serde_json::json!({"for": "arm"})));
+    let sandbox = sandbox();
+    let (list, one, two) = (registry.name("both:1"), registry.name("one:1"), registry.name("two:1"));
+    sandbox.corten(["manifest", "create", &list, &one, &two]).ok().prints(&format!("Created manifest list {list}"));
+    sandbox.corten(["manifest", "create", &list, &one]).code(1).complains("--amend");
+    sandbox.corten(["manifest", "annotate", "--arch", "arm64", "--variant", "v8", &list, &two]).ok();
+    let shown: Value = serde_json::from_str(sandbox.corten(["manifest", "inspect", &list]).ok().text()).unwrap();
+    assert_eq!(shown["manifests"][1]["platform"]["architecture"], "arm64");
+    let digest = sandbox.corten(["manifest", "push", "--purge", &list]);
+    assert_eq!(digest.ok().text(), registry.manifest("both", "1").unwrap().0);
+    sandbox.corten(["pull", "--platform", "linux/arm64", &list]).ok();
+    sandbox.corten(["manifest", "rm", &list]).code(1).complains("No such manifest");
+}
+
+#[test]
+fn a_search_shows_docker_s_table_or_says_that_there_is_none() {
+    let registry = Registry::start();
+    let sandbox = sandbox();
+    let term = registry.name("app");
+    sandbox.corten(["search", &term]).code(1).complains("offers no search");
+    registry.hook(|request, _| {
+        let results =
+            r#"{"results":[{"name":"team/app","description":"It works","star_count":7,"is_official":false}]}"#;
+        request.path.starts_with("/v1/search?q=app&n=25").then(|| corten_testkit::registry::Reply::new(200, results))
+    });
+    sandbox.corten(["search", &term]).ok().shows("NAME").shows("team/app").shows("It works");
+}
+
+#[test]
+fn an_unsigned_image_is_refused_by_name_where_the_policy_asks() {
+    let registry = Registry::start();
+    registry.add_image("app", "1", &Image::tiny());
+    let sandbox = sandbox();
+    let directory = sandbox.path().join("home/.config/corten");
+    std::fs::create_dir_all(&directory).unwrap();
+    let rule = format!("[[rule]]\nprefix = \"{}\"\nrequire = \"never\"\n", registry.host());
+    std::fs::write(directory.join("policy.toml"), rule).unwrap();
+    sandbox.corten(["pull", &registry.name("app:1")]).code(1).complains("the policy refuses every image");
+    std::fs::write(directory.join("policy.toml"), "[[rule]]\nprefix = 1").unwrap();
+    sandbox.corten(["pull", &registry.name("app:1")]).code(1).complains("policy.toml");
+}
