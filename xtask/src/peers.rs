@@ -18,6 +18,7 @@ const PEERS: &[(&str, &str)] = &[
     ("runc", "runc"),
     ("crun", "crun"),
     ("conmon", "conmon"),
+    ("criu", "criu"),
     ("podman", "podman"),
     ("containerd", "containerd"),
     ("dockerd", "docker.io"),

@@ -28,6 +28,8 @@ pub(crate) enum Message {
     Born,
     /// The container's first process, made by an intermediate one; its pidfd comes along.
     First { pid: i32 },
+    /// A tree, which comes along, wants the id map of a mount: only outside of the user namespace is a right to that.
+    MapIds { mount: usize },
     /// The network namespace is there and waits for its interfaces.
     NetDevices,
     /// The prestart and createRuntime hooks are due.
@@ -131,6 +133,12 @@ impl Channel {
     /// Asks the parent for something and waits until it is done.
     pub(crate) fn ask(&self, message: &Message) -> Result<()> {
         self.send(message, None)?;
+        self.wait(Reply::Continue)
+    }
+
+    /// As [`Channel::ask`], with a descriptor.
+    pub(crate) fn ask_with(&self, message: &Message, descriptor: BorrowedFd<'_>) -> Result<()> {
+        self.send(message, Some(descriptor))?;
         self.wait(Reply::Continue)
     }
 

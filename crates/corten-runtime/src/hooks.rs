@@ -1,5 +1,6 @@
 //! Programs that the configuration has run at points of the container's life (config.md, "POSIX-platform Hooks").
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io::{Read as _, Seek as _, Write as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
@@ -18,6 +19,14 @@ use crate::runtime::ContainerState;
 
 /// Most bytes of a failed hook's output that its error shows.
 const OUTPUT_SIZE_BYTES_MAX: u64 = 2048;
+
+/// How programs of the container itself are run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Inside<'a> {
+    pub(crate) launcher: &'a Launcher,
+    /// The environment of the container's program.
+    pub(crate) environment: &'a [CString],
+}
 
 /// Checks every hook before anything is made.
 pub(crate) fn check(hooks: &Hooks) -> Result<()> {
@@ -49,14 +58,15 @@ pub(crate) fn check(hooks: &Hooks) -> Result<()> {
     Ok(())
 }
 
-/// Runs hooks in order; the first failure ends the list. Programs of the container itself are executed by the launcher.
-pub(crate) fn run(kind: &str, list: &[Hook], state: &ContainerState, launcher: Option<&Launcher>) -> Result<()> {
+/// Runs hooks in order; the first failure ends the list. Programs of the container itself are executed by the launcher, and
+/// have the container's environment where the hook names none, as with runc.
+pub(crate) fn run(kind: &str, list: &[Hook], state: &ContainerState, inside: Option<Inside<'_>>) -> Result<()> {
     if list.is_empty() {
         return Ok(());
     }
     let state = serde_json::to_vec(state).map_err(|error| Error::new(ErrorKind::Internal, error.to_string()))?;
     for (index, hook) in list.iter().enumerate() {
-        run_one(hook, &state, launcher).context(|| format!("error running {kind} hook #{index}: `{}`", hook.path))?;
+        run_one(hook, &state, inside).context(|| format!("error running {kind} hook #{index}: `{}`", hook.path))?;
     }
     Ok(())
 }
@@ -69,11 +79,11 @@ pub(crate) fn run_all(kind: &str, list: &[Hook], state: &ContainerState) -> Vec<
         .collect()
 }
 
-fn run_one(hook: &Hook, state: &[u8], launcher: Option<&Launcher>) -> Result<()> {
+fn run_one(hook: &Hook, state: &[u8], inside: Option<Inside<'_>>) -> Result<()> {
     let mut output = memory_file("hook-output")?;
     let mut command = command(hook, state, &output)?;
-    if let Some(launcher) = launcher {
-        carry(hook, &mut command, launcher)?;
+    if let Some(inside) = inside {
+        carry(hook, &mut command, inside)?;
     }
     let mut child = command.spawn().context(|| format!("cannot run `{}`", hook.path))?;
     let timeout = hook.timeout.map(|seconds| Duration::from_secs(seconds.unsigned_abs()));
@@ -91,7 +101,7 @@ fn run_one(hook: &Hook, state: &[u8], launcher: Option<&Launcher>) -> Result<()>
     }
     let how = match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit status {code}"),
-        (None, Some(signal)) => format!("killed by signal {signal}"),
+        (None, Some(signal)) => format!("signal: {}", signal_name(signal)),
         (None, None) => "it ended".to_owned(),
     };
     Err(Error::new(ErrorKind::Internal, format!("{how}{}", said(&mut output))))
@@ -112,11 +122,32 @@ fn command(hook: &Hook, state: &[u8], output: &File) -> Result<Command> {
     Ok(command)
 }
 
-fn carry(hook: &Hook, command: &mut Command, launcher: &Launcher) -> Result<()> {
+fn carry(hook: &Hook, command: &mut Command, inside: Inside<'_>) -> Result<()> {
     let text = |list: &[String]| c_strings(list.iter().map(String::as_str));
     let path = c_strings([hook.path.as_str()])?.remove(0);
     let args = if hook.args.is_empty() { vec![path.clone()] } else { text(&hook.args)? };
-    launcher.carry(command, path, args, text(&hook.env)?)
+    let environment = if hook.env.is_empty() { inside.environment.to_vec() } else { text(&hook.env)? };
+    inside.launcher.carry(command, path, args, environment)
+}
+
+/// In the words of Go's os package, which engines show.
+fn signal_name(signal: i32) -> String {
+    let name = match signal {
+        1 => "hangup",
+        2 => "interrupt",
+        3 => "quit",
+        6 => "aborted",
+        7 => "bus error",
+        8 => "floating point exception",
+        9 => "killed",
+        11 => "segmentation fault",
+        13 => "broken pipe",
+        14 => "alarm clock",
+        15 => "terminated",
+        31 => "bad system call",
+        other => return format!("signal {other}"),
+    };
+    name.to_owned()
 }
 
 /// Waits for the end; false when the time is over.

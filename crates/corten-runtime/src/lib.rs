@@ -8,6 +8,7 @@
 //! rootfs/        mounts, devices, masks
 //! cgroup/        control groups, v1 and v2
 //! seccomp/       system call filters
+//! notify.rs      readiness of the program, for a service manager
 //! checkpoint/    saving and restoring by criu
 //! features.rs    what is implemented, as data
 //! ```
@@ -21,10 +22,11 @@ mod idmap;
 mod launch;
 mod namespaces;
 mod net_device;
+pub mod notify;
 mod owner;
 mod process;
 mod procfs;
-mod rdt;
+pub mod rdt;
 mod record;
 pub mod rootfs;
 pub mod runtime;

@@ -4,6 +4,7 @@
 //! ROOT/ID/state.json    the record; written beside, renamed
 //! ROOT/ID/config.json   the configuration as it was when the container was created
 //! ROOT/ID/start         FIFO on which the created container waits; gone once it was started
+//! ROOT/ID/notify/       socket for a service manager, where there is one
 //! ```
 //! The directory itself carries the lock (flock(2)). Run state is volatile: nothing here is synced.
 
@@ -19,6 +20,7 @@ use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Cgroup;
+use crate::notify::{self, NotifySocket};
 use crate::runtime::{ContainerState, Status};
 
 const STATE: &str = "state.json";
@@ -239,6 +241,23 @@ impl Directory {
             .call(|| "openat(<state>, \"start\")")
     }
 
+    /// Makes the directory of the notify socket, which is bound into the container.
+    pub(crate) fn make_notify(&self) -> Result<()> {
+        let open = Mode::from_raw_mode(0o755);
+        rustix::fs::mkdirat(&self.fd, notify::DIRECTORY, open).call(|| "mkdirat(<state>, \"notify\")")?;
+        // Whatever the umask: users of the container must get through.
+        rustix::fs::chmodat(&self.fd, notify::DIRECTORY, open, AtFlags::empty())
+            .call(|| "fchmodat(<state>, \"notify\", 0755)")
+    }
+
+    /// Makes the notify socket; `None` where the container was created without one.
+    pub(crate) fn bind_notify(&self) -> Result<Option<NotifySocket>> {
+        if rustix::fs::accessat(&self.fd, notify::DIRECTORY, rustix::fs::Access::EXISTS, AtFlags::empty()).is_err() {
+            return Ok(None);
+        }
+        NotifySocket::bind(self.fd.as_fd()).map(Some)
+    }
+
     /// Whether the container was created and not started.
     pub(crate) fn waits_for_start(&self) -> bool {
         rustix::fs::accessat(&self.fd, START, rustix::fs::Access::EXISTS, AtFlags::empty()).is_ok()
@@ -268,6 +287,14 @@ impl Directory {
         // Out of sight in one step, so that a kill in between leaves no half of a container.
         for name in [STATE, STATE_NEW, CONFIG, START] {
             match rustix::fs::unlinkat(&self.fd, name, AtFlags::empty()) {
+                Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+                Err(errno) => {
+                    return Err(Error::syscall(format!("unlinkat(<state>, \"{name}\")"), errno.raw_os_error()));
+                }
+            }
+        }
+        for (name, flags) in [(notify::SOCKET_PATH, AtFlags::empty()), (notify::DIRECTORY, AtFlags::REMOVEDIR)] {
+            match rustix::fs::unlinkat(&self.fd, name, flags) {
                 Ok(()) | Err(rustix::io::Errno::NOENT) => {}
                 Err(errno) => {
                     return Err(Error::syscall(format!("unlinkat(<state>, \"{name}\")"), errno.raw_os_error()));

@@ -16,6 +16,8 @@ use crate::cgroup::{Cgroup, OomWatch, Stats};
 use crate::hooks;
 use crate::launch::create::{self, Mode};
 use crate::launch::exec;
+use crate::notify::NotifySocket;
+use crate::rdt::{self, Schemata};
 use crate::record::{self, Directory, Record};
 
 /// Longest wait for a killed process to end, seconds.
@@ -67,6 +69,11 @@ pub struct CreateRequest {
     pub no_pivot: bool,
     /// Keep the caller's session keyring.
     pub no_new_keyring: bool,
+    /// How many of a service manager's sockets there are from descriptor 3 on, before those of `preserve_fds`; the program
+    /// gets them with `LISTEN_FDS`.
+    pub listen_fds: u32,
+    /// The program gets a `NOTIFY_SOCKET`, whose other end is [`Started::notify`] or [`Runtime::notify_socket`].
+    pub notify: bool,
 }
 
 /// A process that `create` or `exec` made; a child of the caller.
@@ -78,8 +85,12 @@ pub struct Started {
     pub pidfd: OwnedFd,
     /// The terminal's main side, where one was asked for and no console socket was named.
     pub terminal: Option<OwnedFd>,
+    /// Where the program says that it is ready, if it runs and that was asked for.
+    pub notify: Option<NotifySocket>,
     /// What was taken differently than written, for the log.
     pub warnings: Vec<String>,
+    /// What was decided, for a debug log.
+    pub notes: Vec<String>,
 }
 
 /// What `exec` needs.
@@ -225,6 +236,22 @@ impl Runtime {
         })
     }
 
+    /// Makes the socket on which the container, before its start, will say that it is ready; `None` where it was created
+    /// without one.
+    pub fn notify_socket(&self, id: &str) -> Result<Option<NotifySocket>> {
+        let container = self.open_locked(id)?;
+        if container.status()? == Status::Created { container.directory.bind_notify() } else { Ok(None) }
+    }
+
+    /// A descriptor of the container's first process, and its pid; an error where it has ended.
+    pub fn first_process(&self, id: &str) -> Result<(Pid, OwnedFd)> {
+        let container = self.open(id)?;
+        let ended = || conflict(format!("container not running: `{id}`"));
+        let init = container.record.init.ok_or_else(ended)?;
+        let pidfd = exec::open_target(init).ok_or_else(ended)?;
+        Ok((Pid::from_raw(init.pid).ok_or_else(ended)?, pidfd))
+    }
+
     /// The container's state.
     pub fn state(&self, id: &str) -> Result<ContainerState> {
         self.open(id)?.state()
@@ -343,12 +370,16 @@ impl Runtime {
     }
 
     /// Changes limits while it lives.
-    pub fn update(&self, id: &str, resources: &Resources) -> Result<()> {
+    pub fn update(&self, id: &str, resources: &Resources, schemata: &Schemata<'_>) -> Result<()> {
         let container = self.open_locked(id)?;
         if container.status()? == Status::Stopped {
             return Err(conflict(format!("container not running: `{id}`")));
         }
-        container.cgroup()?.update(resources)
+        let spec = container.spec()?;
+        let rdt = spec.linux.as_ref().and_then(|linux| linux.intel_rdt.as_ref());
+        let rdt = rdt::Update::build(schemata, rdt, id)?;
+        container.cgroup()?.update(resources)?;
+        rdt.map_or(Ok(()), |rdt| rdt.apply())
     }
 
     /// Usage as `events --stats` shows it.

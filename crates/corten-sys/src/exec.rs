@@ -59,3 +59,10 @@ pub fn is_inherited(number: i32) -> bool {
     let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
     flags != -1 && flags & libc::FD_CLOEXEC == 0
 }
+
+/// Makes the number of `target` refer to what `with` refers to (dup3(2)), close-on-exec: whoever holds `target` finds the
+/// other file there.
+pub fn replace(target: BorrowedFd<'_>, with: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: no memory is touched; the number stays open throughout.
+    check(unsafe { libc::dup3(with.as_raw_fd(), target.as_raw_fd(), libc::O_CLOEXEC) }.into()).map(drop)
+}

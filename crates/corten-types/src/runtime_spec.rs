@@ -811,6 +811,7 @@ pub struct IntelRdt {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct MemoryPolicy {
     /// `MPOL_…`.
+    #[serde(default)]
     pub mode: String,
     /// Node list.
     #[serde(default, skip_serializing_if = "String::is_empty")]

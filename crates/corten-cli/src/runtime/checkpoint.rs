@@ -129,7 +129,7 @@ pub(super) fn restore(context: &Context<'_>, arguments: &Arguments) -> Result<u8
         }
         return Ok(0);
     }
-    let foreground = Foreground::begin(!arguments.is_set("no-subreaper"))?;
+    let foreground = Foreground::begin(!arguments.is_set("no-subreaper"), None)?;
     let started = context.runtime.restore(request)?;
     let outcome = foreground.follow(started);
     context.log.warn_all(&context.runtime.delete(&id, true)?);

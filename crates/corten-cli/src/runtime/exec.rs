@@ -21,13 +21,13 @@ pub(super) fn exec(context: &Context<'_>, arguments: &Arguments) -> Result<u8> {
     let receiver = PidfdReceiver::connect(context, arguments, c"setns")?;
     if detach {
         let started = context.runtime.exec(request)?;
-        context.log.warn_all(&started.warnings);
+        context.log.started(&started);
         receiver.deliver(&started.pidfd)?;
         return Ok(0);
     }
-    let foreground = Foreground::begin(false)?;
+    let foreground = Foreground::begin(false, None)?;
     let started = context.runtime.exec(request)?;
-    context.log.warn_all(&started.warnings);
+    context.log.started(&started);
     receiver.deliver(&started.pidfd)?;
     foreground.follow(started)
 }

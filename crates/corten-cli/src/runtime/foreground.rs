@@ -4,6 +4,7 @@ use std::ffi::CStr;
 use std::io::{IoSlice, IsTerminal};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use corten_runtime::notify::{NotifySocket, ServiceManager};
 use corten_runtime::runtime::Started;
 use corten_sys::{Call, signal};
 use corten_types::{Error, Result};
@@ -22,29 +23,39 @@ const SIGWINCH: i32 = 28;
 #[derive(Debug)]
 pub(super) struct Foreground {
     signals: OwnedFd,
+    /// Told once the program is ready, where there is one.
+    manager: Option<ServiceManager>,
 }
 
 impl Foreground {
     /// From here on no signal interrupts this process; with `subreaper` orphans of the container become its children.
-    pub(super) fn begin(subreaper: bool) -> Result<Self> {
+    pub(super) fn begin(subreaper: bool, manager: Option<ServiceManager>) -> Result<Self> {
         if subreaper {
             rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
                 .call(|| "prctl(PR_SET_CHILD_SUBREAPER)")?;
         }
         let all: Vec<i32> = (1..=signal::MAX).collect();
         let signals = signal::block_all_and_watch(&all).call(|| "signalfd")?;
-        Ok(Self { signals })
+        Ok(Self { signals, manager })
     }
 
     /// Forwards signals and the terminal until the process ends; its exit code, 128 + n for signal n.
     pub(super) fn follow(self, started: Started) -> Result<u8> {
         let mut relay = started.terminal.map(Relay::begin).transpose()?;
+        let mut readiness = self.manager.as_ref().zip(started.notify);
         // A child that ended before the signals were blocked has left no SIGCHLD behind.
         let mut code = reap(started.pid)?;
         while code.is_none() {
-            let ready = self.wait(relay.as_ref())?;
+            let ready = self.wait(relay.as_ref(), readiness.as_ref().map(|(_, socket)| socket))?;
             if let Some(relay) = &mut relay {
                 relay.turn(ready)?;
+            }
+            if let Some((manager, socket)) = &readiness
+                && let Some(line) = socket.ready()?
+            {
+                // This process stays, forwards signals and has the exit code: it is the one to watch, as in runc.
+                manager.tell(&line, rustix::process::getpid())?;
+                readiness = None;
             }
             while let Some((number, _)) = signal::read_signal(self.signals.as_fd()).call(|| "read(signalfd)")? {
                 match number {
@@ -62,7 +73,7 @@ impl Foreground {
     }
 
     /// Sleeps until a signal or the terminal wants attention.
-    fn wait(&self, relay: Option<&Relay>) -> Result<Ready> {
+    fn wait(&self, relay: Option<&Relay>, notify: Option<&NotifySocket>) -> Result<Ready> {
         let stdin = rustix::stdio::stdin();
         let terminal = relay.filter(|relay| relay.terminal_open);
         let input = relay.filter(|relay| relay.stdin_open && relay.pending.is_empty());
@@ -74,6 +85,8 @@ impl Foreground {
         if input.is_some() {
             fds.push(PollFd::new(&stdin, PollFlags::IN));
         }
+        let ours = fds.len();
+        fds.extend(notify.map(|socket| PollFd::new(socket, PollFlags::IN)));
         loop {
             match poll(&mut fds, None) {
                 Ok(_) => break,
@@ -82,7 +95,7 @@ impl Foreground {
             }
         }
         let is_ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
-        let (first, last) = (fds.get(1).is_some_and(is_ready), fds.last().is_some_and(is_ready));
+        let (first, last) = (fds.get(1).is_some_and(is_ready), fds.get(ours - 1).is_some_and(is_ready));
         Ok(Ready { terminal: terminal.is_some() && first, stdin: input.is_some() && last })
     }
 }

@@ -7,7 +7,7 @@ use corten_types::{Error, ErrorKind, Result};
 
 use super::arguments::Arguments;
 use super::foreground::{self, Foreground};
-use super::{Context, foreground::PidfdReceiver};
+use super::{Context, foreground::PidfdReceiver, service};
 
 /// `create`
 pub(super) fn create(context: &Context<'_>, arguments: &Arguments) -> Result<u8> {
@@ -15,7 +15,7 @@ pub(super) fn create(context: &Context<'_>, arguments: &Arguments) -> Result<u8>
     let request = request(context, arguments)?;
     let (id, has_socket) = (request.id.clone(), request.console_socket.is_some());
     let started = context.runtime.create(request)?;
-    context.log.warn_all(&started.warnings);
+    context.log.started(&started);
     settle_detached(&context.runtime, &id, &started, has_socket, receiver)?;
     Ok(0)
 }
@@ -25,16 +25,20 @@ pub(super) fn run(context: &Context<'_>, arguments: &Arguments) -> Result<u8> {
     let receiver = PidfdReceiver::connect(context, arguments, c"standard")?;
     let request = request(context, arguments)?;
     let (id, has_socket) = (request.id.clone(), request.console_socket.is_some());
+    let manager = service::manager(context)?;
     if arguments.is_set("detach") {
         let started = context.runtime.run(request)?;
-        context.log.warn_all(&started.warnings);
+        context.log.started(&started);
         settle_detached(&context.runtime, &id, &started, has_socket, receiver)?;
+        if let (Some(manager), Some(socket)) = (manager, &started.notify) {
+            service::pass_on_readiness(context, &manager, socket, started.pid, &started.pidfd)?;
+        }
         return Ok(0);
     }
     foreground::refuse_console_socket(has_socket)?;
-    let foreground = Foreground::begin(!arguments.is_set("no-subreaper"))?;
+    let foreground = Foreground::begin(!arguments.is_set("no-subreaper"), manager)?;
     let (started, held) = context.runtime.run_and_hold(request)?;
-    context.log.warn_all(&started.warnings);
+    context.log.started(&started);
     let outcome = receiver.deliver(&started.pidfd).and_then(|()| foreground.follow(started));
     if !arguments.is_set("keep") || outcome.is_err() {
         // After a failure it may still run.
@@ -61,6 +65,8 @@ fn request(context: &Context<'_>, arguments: &Arguments) -> Result<CreateRequest
         keep_line_feeds: !arguments.is_set("detach") && arguments.path("console-socket").is_none(),
         no_pivot: arguments.is_set("no-pivot"),
         no_new_keyring: arguments.is_set("no-new-keyring"),
+        listen_fds: service::listen_fds(context)?,
+        notify: service::is_managed(context),
     })
 }
 
@@ -98,7 +104,17 @@ fn settle_detached(
 
 /// `start`
 pub(super) fn start(context: &Context<'_>, arguments: &Arguments) -> Result<u8> {
-    context.runtime.start(id(arguments)?)?;
+    let id = id(arguments)?;
+    let Some(manager) = service::manager(context)? else {
+        context.runtime.start(id)?;
+        return Ok(0);
+    };
+    let socket = context.runtime.notify_socket(id)?;
+    let process = context.runtime.first_process(id);
+    context.runtime.start(id)?;
+    if let (Some(socket), Ok((pid, pidfd))) = (socket, process) {
+        service::pass_on_readiness(context, &manager, &socket, pid, &pidfd)?;
+    }
     Ok(0)
 }
 

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{IsTerminal, Write};
 use std::os::unix::fs::OpenOptionsExt;
 
+use corten_runtime::runtime::Started;
 use corten_types::{Error, Result};
 use serde::Serialize;
 
@@ -96,6 +97,12 @@ impl Log {
         if self.debug {
             self.line("debug", &message());
         }
+    }
+
+    /// What there is to say of a process that was started.
+    pub(super) fn started(&self, started: &Started) {
+        started.notes.iter().for_each(|note| self.debug(|| note.clone()));
+        self.warn_all(&started.warnings);
     }
 
     fn line(&self, level: &str, message: &str) {

@@ -22,6 +22,7 @@ mod lifecycle;
 mod list;
 mod log;
 mod ps;
+mod service;
 mod spec;
 mod table;
 mod update;

@@ -2,8 +2,9 @@
 
 use std::io::Read;
 
+use corten_runtime::rdt::Schemata;
 use corten_types::runtime_spec::{BlockIo, Cpu, Memory, Pids, Resources};
-use corten_types::{Error, ErrorKind, Result};
+use corten_types::{Error, Result};
 
 use super::arguments::{Arguments, Flag, parse_bytes};
 use super::{Context, lifecycle};
@@ -38,12 +39,8 @@ const DOCUMENT_SIZE_BYTES_MAX: u64 = 1 << 20;
 /// `update`
 pub(super) fn update(context: &Context<'_>, arguments: &Arguments) -> Result<u8> {
     let id = lifecycle::id(arguments)?;
-    for (flag, what) in [("l3-cache-schema", "L3 cache"), ("mem-bw-schema", "memory bandwidth")] {
-        if arguments.text(flag).is_some() {
-            return Err(Error::new(ErrorKind::Unsupported, format!("cannot update the Intel RDT {what} schema"))
-                .hint("set it in `linux.intelRdt` of config.json when the container is created"));
-        }
-    }
+    let given = |flag| arguments.text(flag).filter(|text| !text.is_empty());
+    let schemata = Schemata { l3_cache: given("l3-cache-schema"), memory_bandwidth: given("mem-bw-schema") };
     let mut resources = match arguments.text("resources") {
         Some(path) => read_document(context, path)?,
         None => from_flags(arguments)?,
@@ -55,7 +52,7 @@ pub(super) fn update(context: &Context<'_>, arguments: &Arguments) -> Result<u8>
     if let Some(memory) = &mut resources.memory {
         (memory.kernel, memory.kernel_tcp) = (None, None);
     }
-    context.runtime.update(id, &resources).map_err(lifecycle::blame_cgroups)?;
+    context.runtime.update(id, &resources, &schemata).map_err(lifecycle::blame_cgroups)?;
     Ok(0)
 }
 

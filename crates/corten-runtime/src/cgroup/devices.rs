@@ -157,6 +157,8 @@ fn access(letters: &str, field: &str) -> Result<u8> {
         'r' => Ok(access | READ),
         'w' => Ok(access | WRITE),
         'm' => Ok(access | MKNOD),
+        // The letter for "every kind" of cgroup v1's own files; other runtimes pass over it.
+        'a' => Ok(access),
         _ => Err(Error::invalid(format!("`{field}` is `{}`; some of `rwm` are expected", letters.escape_debug()))),
     })
 }

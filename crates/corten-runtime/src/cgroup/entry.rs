@@ -203,7 +203,9 @@ impl SubCgroups {
             Some((_, path)) => {
                 let names = clean(path, "--cgroup")?;
                 if path.split('/').any(|name| name == "..") {
-                    return Err(Error::invalid(format!("`--cgroup {path}` leaves the container's cgroup")));
+                    return Err(Error::invalid(format!(
+                        "bad sub cgroup path: `--cgroup {path}` leaves the container's cgroup"
+                    )));
                 }
                 names.join("/")
             }

@@ -365,13 +365,14 @@ fn keep<T>(place: &OnceLock<T>, open: impl FnOnce() -> Result<T>) -> Result<&T> 
 fn refuse_used(directory: &Directory) -> Result<()> {
     let pids = directory.all_pids()?;
     if !pids.is_empty() {
-        let message = format!("cgroup `{}` is not empty: {} process(es) found", directory.path(), pids.len());
+        let message =
+            format!("container's cgroup is not empty: {} process(es) found in `{}`", pids.len(), directory.path());
         return Err(Error::new(ErrorKind::Conflict, message)
             .hint("it belongs to something else: choose another `linux.cgroupsPath`, or end those processes"));
     }
     let read = |file| directory.read(file).unwrap_or_default();
     if read("freezer.self_freezing").trim() == "1" || read("cgroup.freeze").trim() == "1" {
-        let message = format!("cgroup `{}` is frozen", directory.path());
+        let message = format!("container's cgroup unexpectedly frozen: `{}`", directory.path());
         return Err(Error::new(ErrorKind::Conflict, message).hint("thaw it, or choose another `linux.cgroupsPath`"));
     }
     Ok(())

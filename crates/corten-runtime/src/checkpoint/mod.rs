@@ -12,7 +12,7 @@ mod rpc;
 
 use std::ffi::{CString, OsString};
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
@@ -143,6 +143,7 @@ impl Dump<'_> {
             root: None,
             stdio: None,
             inherited: Vec::new(),
+            directories: places.directories().collect(),
         };
         let action = if self.request.pre_dump { Action::PreDump } else { Action::Dump };
         let mut status = self.request.status.as_ref();
@@ -223,28 +224,33 @@ fn joined_path(linux: &Linux, kind: NamespaceKind) -> Option<&str> {
 }
 
 /// The directories, held open: criu opens them behind our /proc/PID/fd.
-struct Places {
-    images: File,
-    work: Option<File>,
+struct Places<'a> {
+    images: (File, &'a Path),
+    work: Option<(File, &'a Path)>,
 }
 
-impl Places {
-    fn open(criu: &CriuOptions) -> Result<Self> {
-        let directory = |path: &PathBuf| -> Result<File> {
+impl<'a> Places<'a> {
+    fn open(criu: &'a CriuOptions) -> Result<Self> {
+        let directory = |path: &'a PathBuf| -> Result<(File, &'a Path)> {
             match rustix::fs::mkdir(path, rustix::fs::Mode::from_raw_mode(0o700)) {
                 Ok(()) | Err(rustix::io::Errno::EXIST) => {}
                 Err(errno) => return Err(Error::syscall(format!("mkdir({path:?})"), errno.raw_os_error())),
             }
-            File::open(path).context(|| format!("cannot open `{}`", path.display()))
+            let file = File::open(path).context(|| format!("cannot open `{}`", path.display()))?;
+            Ok((file, path.as_path()))
         };
         Ok(Self { images: directory(&criu.image_path)?, work: criu.work_path.as_ref().map(directory).transpose()? })
+    }
+
+    fn directories(&self) -> impl Iterator<Item = (BorrowedFd<'_>, &Path)> {
+        [Some(&self.images), self.work.as_ref()].into_iter().flatten().map(|(file, path)| (file.as_fd(), *path))
     }
 }
 
 /// Fields of criu's `criu_opts` that both actions set.
-fn common_options(criu: &CriuOptions, places: &Places, log: &str) -> Message {
+fn common_options(criu: &CriuOptions, places: &Places<'_>, log: &str) -> Message {
     let mut options = Message::default();
-    let number = |file: &File| u64::from(file.as_fd().as_raw_fd().unsigned_abs());
+    let number = |(file, _): &(File, &Path)| u64::from(file.as_fd().as_raw_fd().unsigned_abs());
     options.number(1, number(&places.images));
     options.switch(4, criu.external_unix_sockets);
     options.switch(5, criu.tcp_established);

@@ -131,6 +131,7 @@ impl Restoring<'_> {
             root: Some(&rootfs),
             stdio: None,
             inherited: namespaces.iter().map(AsFd::as_fd).collect(),
+            directories: places.directories().collect(),
         };
         let process = Criu::start(&launch)?;
         self.enter_cgroup(process.pid, limits, &mut options)?;
@@ -139,7 +140,14 @@ impl Restoring<'_> {
         let pid = Pid::from_raw(pid).ok_or_else(|| Error::new(ErrorKind::Internal, "criu restored no process"))?;
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).call(|| "pidfd_open(<restored process>)")?;
         create::write_pid_file(request.pid_file.as_deref(), pid)?;
-        Ok(Started { pid, pidfd, terminal: self.terminal.take(), warnings: Vec::new() })
+        Ok(Started {
+            pid,
+            pidfd,
+            terminal: self.terminal.take(),
+            notify: None,
+            warnings: Vec::new(),
+            notes: Vec::new(),
+        })
     }
 
     /// Tells criu where mounts from outside are now, and makes their mount points.

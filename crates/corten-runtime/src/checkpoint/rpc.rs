@@ -137,7 +137,7 @@ impl Response {
                 (4, Value::Bytes(inside)) => {
                     for (field, value) in fields(inside)? {
                         if let (1, Value::Number(pid)) = (field, value) {
-                            response.pid = i32::try_from(pid).ok()?;
+                            response.pid = pid_of(pid);
                         }
                     }
                 }
@@ -146,7 +146,7 @@ impl Response {
                     for (field, value) in fields(inside)? {
                         match (field, value) {
                             (1, Value::Bytes(script)) => response.script = String::from_utf8_lossy(script).into_owned(),
-                            (2, Value::Number(pid)) => response.pid = i32::try_from(pid).ok()?,
+                            (2, Value::Number(pid)) => response.pid = pid_of(pid),
                             _ => {}
                         }
                     }
@@ -158,6 +158,11 @@ impl Response {
         }
         Some(response)
     }
+}
+
+/// 0 for what is no process: criu says -1 where it restored none.
+fn pid_of(number: u64) -> i32 {
+    i32::try_from(number).unwrap_or(0)
 }
 
 /// A moment at which criu waits for its caller.
@@ -184,6 +189,8 @@ pub(super) struct Launch<'a> {
     pub stdio: Option<[BorrowedFd<'a>; 3]>,
     /// Kept open, under their own numbers.
     pub inherited: Vec<BorrowedFd<'a>>,
+    /// Kept open likewise, and opened anew once the mount namespace is criu's own: it mounts beneath them.
+    pub directories: Vec<(BorrowedFd<'a>, &'a Path)>,
 }
 
 /// A running `criu swrk`.
@@ -197,22 +204,22 @@ pub(super) struct Criu {
 impl Criu {
     /// Starts the program.
     pub(super) fn start(launch: &Launch<'_>) -> Result<Self> {
-        let (socket, theirs) = rustix::net::socketpair(
-            rustix::net::AddressFamily::UNIX,
-            rustix::net::SocketType::SEQPACKET,
-            rustix::net::SocketFlags::CLOEXEC,
-            None,
-        )
-        .call(|| "socketpair(SOCK_SEQPACKET)")?;
+        let (control, theirs) = packet_sockets()?;
         let program = CString::new(launch.program.as_os_str().as_bytes())
             .map_err(|_| Error::invalid("the checkpoint program's path contains a NUL character"))?;
         let single = crate::launch::spawn::single_threaded()?;
         match clone(&single, &CloneRequest::default()).call(|| "clone3(0)")? {
-            Side::Parent { pid, pidfd } => Ok(Self { socket, pid, pidfd }),
+            Side::Parent { pid, pidfd } => {
+                drop(theirs);
+                let received = receive_socket(&control);
+                if received.is_err() {
+                    crate::launch::spawn::reap(&pidfd);
+                }
+                Ok(Self { socket: received?, pid, pidfd })
+            }
             Side::Child => {
                 let error = become_criu(launch, &program, &theirs);
-                let text = format!("cannot start the checkpoint program: {}\n", error.one_line());
-                let _lost = rustix::io::write(rustix::stdio::stderr(), text.as_bytes());
+                let _nobody_listens = rustix::net::send(&theirs, error.one_line().as_bytes(), SendFlags::NOSIGNAL);
                 exit_now(127)
             }
         }
@@ -257,7 +264,10 @@ impl Criu {
     }
 
     fn send(&self, message: &Message) -> Result<()> {
-        rustix::net::send(&self.socket, &message.0, SendFlags::NOSIGNAL).call(|| "send(criu)").map(drop)
+        match rustix::net::send(&self.socket, &message.0, SendFlags::NOSIGNAL) {
+            Err(rustix::io::Errno::PIPE | rustix::io::Errno::CONNRESET) => Err(ended()),
+            result => result.call(|| "send(criu)").map(drop),
+        }
     }
 
     fn receive(&self) -> Result<(Response, Option<OwnedFd>)> {
@@ -268,6 +278,8 @@ impl Criu {
             let mut parts = [IoSliceMut::new(&mut bytes)];
             match rustix::net::recvmsg(&self.socket, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
                 Err(rustix::io::Errno::INTR) => {}
+                // With a request of ours unread.
+                Err(rustix::io::Errno::CONNRESET) => return Err(ended()),
                 result => break result.call(|| "recvmsg(criu)")?,
             }
         };
@@ -278,10 +290,47 @@ impl Criu {
             }
         }
         if got.bytes == 0 {
-            return Err(Error::new(ErrorKind::Internal, "criu ended without an answer"));
+            return Err(ended());
         }
         Response::parse(&bytes[..got.bytes]).map(|response| (response, descriptor)).ok_or_else(malformed)
     }
+}
+
+fn packet_sockets() -> Result<(OwnedFd, OwnedFd)> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+    socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .call(|| "socketpair(SOCK_SEQPACKET)")
+}
+
+/// Our end of the conversation, or why there is none.
+fn receive_socket(control: &OwnedFd) -> Result<OwnedFd> {
+    let mut bytes = vec![0; PACKET_SIZE_BYTES_MAX];
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let got = rustix::io::retry_on_intr(|| {
+        let mut parts = [IoSliceMut::new(&mut bytes)];
+        rustix::net::recvmsg(control, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC)
+    })
+    .call(|| "recvmsg(<checkpoint program>)")?;
+    let received = ancillary.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut rights) => rights.next(),
+        _ => None,
+    });
+    let mut length = got.bytes;
+    if received.is_some() {
+        // The other end closes when the program is executed.
+        let (more, _) = rustix::io::retry_on_intr(|| rustix::net::recv(control, &mut bytes[..], RecvFlags::empty()))
+            .call(|| "recv(<checkpoint program>)")?;
+        length = more;
+    }
+    received.filter(|_| length == 0).ok_or_else(|| {
+        let reason = String::from_utf8_lossy(&bytes[..length]).into_owned();
+        Error::new(ErrorKind::Internal, "cannot start the checkpoint program").caused_by(reason)
+    })
+}
+
+fn ended() -> Error {
+    Error::new(ErrorKind::Internal, "criu ended without an answer")
 }
 
 fn malformed() -> Error {
@@ -289,16 +338,27 @@ fn malformed() -> Error {
 }
 
 /// In the new process. Returns only a failure.
-fn become_criu(launch: &Launch<'_>, program: &CString, socket: &OwnedFd) -> Error {
+///
+/// criu looks descriptors up in the process that made the socket pair: this very one, whose directories lie in criu's own
+/// mount namespace.
+fn become_criu(launch: &Launch<'_>, program: &CString, control: &OwnedFd) -> Error {
+    let mut pair = None;
     let prepared = (|| {
         corten_sys::signal::reset_all();
         if let Some(root) = launch.root {
             make_mount_point(root)?;
+            for (fd, path) in &launch.directories {
+                reopen(*fd, path)?;
+            }
         }
+        let (ours, socket) = packet_sockets()?;
+        crate::terminal::send_descriptor(control, b"socket", ours.as_fd())?;
+        let socket = pair.insert(socket);
         if let Some(stdio) = launch.stdio {
             crate::terminal::set_stdio(stdio)?;
         }
-        for fd in launch.inherited.iter().copied().chain([socket.as_fd()]) {
+        let directories = launch.directories.iter().map(|(fd, _)| *fd);
+        for fd in launch.inherited.iter().copied().chain(directories).chain([socket.as_fd()]) {
             rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty()).call(|| "fcntl(F_SETFD)")?;
         }
         let number = CString::new(socket.as_raw_fd().to_string()).map_err(|_| malformed())?;
@@ -311,6 +371,14 @@ fn become_criu(launch: &Launch<'_>, program: &CString, socket: &OwnedFd) -> Erro
         }
         Err(error) => error,
     }
+}
+
+/// The directory of the same path in the mount namespace that this process has now, under the descriptor's number.
+fn reopen(fd: BorrowedFd<'_>, path: &Path) -> Result<()> {
+    use rustix::fs::{Mode, OFlags};
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(path, flags, Mode::empty()).call(|| format!("open({path:?})"))?;
+    corten_sys::exec::replace(fd, opened.as_fd()).call(|| format!("dup3(<{}>)", path.display()))
 }
 
 fn make_mount_point(root: &Path) -> Result<()> {

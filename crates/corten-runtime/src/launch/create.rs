@@ -16,6 +16,7 @@ use super::spawn::{self, Child, Origin};
 use crate::cgroup::{self, Cgroup, Entry};
 use crate::channel::{DESCRIPTORS_MAX, Message, Reply, failure};
 use crate::namespaces::NamespacePlan;
+use crate::notify::{self, NotifySocket};
 use crate::process::ProcessPlan;
 use crate::record::{Directory, Process, Record};
 use crate::rootfs::{self, MountNamespace, RootfsPlan};
@@ -34,12 +35,36 @@ pub(crate) enum Mode {
 
 /// Makes the container. On failure nothing of it is left.
 pub(crate) fn create(options: &Options, request: CreateRequest, mode: Mode) -> Result<(Started, Container)> {
-    super::check_preserved(request.preserve_fds)?;
-    Directory::refuse_taken(&options.root, &request.id)?;
+    if !request.notify {
+        return create_in(options, request, mode, &mut None);
+    }
+    // The source of a mount must be there when the mounts are planned.
+    let directory = Directory::create(&options.root, &request.id)?;
+    let mut reserved = Some(directory);
+    let made = reserved.as_ref().map_or(Ok(()), Directory::make_notify);
+    let started = made.and_then(|()| create_in(options, request, mode, &mut reserved));
+    match (started, reserved.map(|unused| unused.remove())) {
+        (Err(error), Some(Err(left))) => Err(error.hint(format!("some of it is left ({})", left.one_line()))),
+        (started, _) => started,
+    }
+}
+
+/// `reserved` is the container's directory where that is made already; taken once all is planned.
+fn create_in(
+    options: &Options,
+    request: CreateRequest,
+    mode: Mode,
+    reserved: &mut Option<Directory>,
+) -> Result<(Started, Container)> {
+    super::check_preserved(request.listen_fds.saturating_add(request.preserve_fds))?;
+    if reserved.is_none() {
+        Directory::refuse_taken(&options.root, &request.id)?;
+    }
     let bundle = std::path::absolute(&request.bundle).context(|| "cannot find the bundle")?;
     let json = read_config(&bundle)?;
-    let spec = Spec::parse(&json)?;
+    let mut spec = Spec::parse(&json)?;
     plan::check(&spec)?;
+    adapt(&mut spec, options, &request);
     let no_linux = Linux::default();
     let linux = spec.linux.as_ref().unwrap_or(&no_linux);
     let namespaces = NamespacePlan::build(linux)?;
@@ -70,7 +95,10 @@ pub(crate) fn create(options: &Options, request: CreateRequest, mode: Mode) -> R
         init_plan.keyring = None;
     }
 
-    let directory = Directory::create(&options.root, &request.id)?;
+    let directory = match reserved.take() {
+        Some(directory) => directory,
+        None => Directory::create(&options.root, &request.id)?,
+    };
     let hooks = spec.hooks.clone().unwrap_or_default();
     let record = Record {
         id: request.id.clone(),
@@ -95,6 +123,8 @@ pub(crate) fn create(options: &Options, request: CreateRequest, mode: Mode) -> R
         hooks: &hooks,
         mode,
         terminal: None,
+        notify: None,
+        notes: std::mem::take(&mut init_plan.process.notes),
         warnings: Vec::new(),
         limits_set: false,
         entry: None,
@@ -103,6 +133,16 @@ pub(crate) fn create(options: &Options, request: CreateRequest, mode: Mode) -> R
     match made.and_then(|()| write_pid_file(request.pid_file.as_deref(), making.pid()?)) {
         Ok(()) => making.finish(),
         Err(error) => Err(making.abort(error)),
+    }
+}
+
+/// What a service manager adds to the configuration: its sockets (sd_listen_fds(3)), and its wish to know of readiness.
+fn adapt(spec: &mut Spec, options: &Options, request: &CreateRequest) {
+    if request.notify {
+        notify::add_to(spec, &options.root.join(&request.id));
+    }
+    if let Some(process) = spec.process.as_mut().filter(|_| request.listen_fds > 0) {
+        process.env.extend([format!("LISTEN_FDS={}", request.listen_fds), "LISTEN_PID=1".to_owned()]);
     }
 }
 
@@ -155,7 +195,7 @@ fn build_plan(
         sysctl: SysctlPlan::build(&linux.sysctl, namespaces)?,
         process,
         stdio: Stdio::Inherit,
-        preserve_fds: request.preserve_fds,
+        preserve_fds: request.listen_fds + request.preserve_fds,
         state,
     })
 }
@@ -207,6 +247,8 @@ struct Making<'a> {
     hooks: &'a Hooks,
     mode: Mode,
     terminal: Option<OwnedFd>,
+    notify: Option<NotifySocket>,
+    notes: Vec<String>,
     warnings: Vec<String>,
     limits_set: bool,
     /// What the child, cloned before its cgroups were made, is still to be given.
@@ -225,6 +267,9 @@ impl Making<'_> {
     fn make(&mut self, plan: &mut InitPlan, rdt: Option<&rdt::Plan>, answers: &Answers<'_>) -> Result<()> {
         // From here on `delete --force` finds what there is, should this process be killed.
         self.directory.write(&self.record)?;
+        if self.mode == Mode::Run {
+            self.notify = self.directory.bind_notify()?;
+        }
         let request = answers.cgroup;
         let cgroup = self.cgroup_mut()?;
         // The child is then cloned first and makes its network namespace meanwhile.
@@ -241,7 +286,7 @@ impl Making<'_> {
             cgroup.create(request).context(|| "cannot make the cgroup")?;
             self.entry = Some(cgroup.entry()?);
         }
-        self.answer(answers)?;
+        self.answer(answers, &plan.rootfs)?;
         let child = self.child()?;
         if let Some(rdt) = rdt {
             rdt.add(child.pid)?;
@@ -275,7 +320,7 @@ impl Making<'_> {
     }
 
     /// Answers the child until it is ready.
-    fn answer(&mut self, answers: &Answers<'_>) -> Result<()> {
+    fn answer(&mut self, answers: &Answers<'_>, rootfs: &RootfsPlan) -> Result<()> {
         loop {
             let Some((message, descriptor)) = self.child()?.channel.receive()? else {
                 return Err(Error::new(ErrorKind::Internal, "the container's first process ended before it was ready")
@@ -298,6 +343,7 @@ impl Making<'_> {
                     self.pass_terminal(main, answers.console)?;
                     continue;
                 }
+                (Message::MapIds { mount }, Some(tree)) => rootfs.map_ids(mount, tree.as_fd())?,
                 (Message::NetDevices, _) => net_device::move_all(&answers.linux.net_devices, self.child()?.pid)?,
                 (Message::RuntimeHooks, _) => self.run_runtime_hooks()?,
                 (Message::SeccompListener { fd }, _) => self.pass_listener(fd, answers.linux)?,
@@ -385,7 +431,14 @@ impl Making<'_> {
 
     fn finish(self) -> Result<(Started, Container)> {
         let child = self.child.ok_or_else(no_child)?;
-        let started = Started { pid: child.pid, pidfd: child.pidfd, terminal: self.terminal, warnings: self.warnings };
+        let started = Started {
+            pid: child.pid,
+            pidfd: child.pidfd,
+            terminal: self.terminal,
+            notify: self.notify,
+            warnings: self.warnings,
+            notes: self.notes,
+        };
         Ok((started, Container { directory: self.directory, record: self.record }))
     }
 

@@ -70,7 +70,9 @@ pub(crate) fn exec(record: &Record, spec: &Spec, cgroup: &Cgroup, request: ExecR
             pid: parent.child.pid,
             pidfd: parent.child.pidfd,
             terminal: parent.terminal,
+            notify: None,
             warnings: parent.warnings,
+            notes: plan.process.notes,
         }),
         Err(error) => {
             let _already_gone = pidfd_send_signal(&parent.child.pidfd, Signal::KILL);

@@ -19,6 +19,9 @@ use crate::{hooks, procfs, terminal};
 /// Exit code of a first process that could not become the program after `start` (as runc's).
 const FAILED_AFTER_START: i32 = 255;
 
+/// Signals that end a container that waits for its start, as they end runc's: hang-up, interrupt, quit, terminate.
+const ENDING: [i32; 4] = [1, 2, 3, 15];
+
 /// What happens once all is prepared.
 #[derive(Debug)]
 pub(crate) enum Then {
@@ -77,7 +80,7 @@ fn prepare(
     join_keyring(plan.keyring.as_ref())?;
     set_up_network(plan, namespaces, origin)?;
     set_names(plan)?;
-    plan.rootfs.prepare()?;
+    plan.rootfs.prepare_with(&|mount, tree| channel.ask_with(&Message::MapIds { mount }, tree))?;
     if plan.runtime_hooks {
         channel.ask(&Message::RuntimeHooks)?;
     }
@@ -89,6 +92,11 @@ fn prepare(
     // Above all the lock of the container's directory. Before a filter that may know no close_range.
     let kept = [channel.as_fd(), plan.process.launcher.as_fd()];
     close_all_but(start.into_iter().chain(kept), 3 + plan.preserve_fds)?;
+    if start.is_some() {
+        // The first process of a pid namespace ignores what it does not handle; who ends a container that waits for its
+        // start must not have to know. Before a filter that may know no sigaction.
+        signal::end_on(&ENDING);
+    }
     let procfs = if plan.process.needs_procfs() { Some(procfs::mount_or_verify()?) } else { None };
     apply_process(&mut plan.process, procfs.as_ref(), channel)?;
     let program = plan.process.find_program()?;
@@ -183,7 +191,7 @@ fn wait_for_start(start: &OwnedFd) -> Result<()> {
 /// The startContainer hooks, then the program. Returns only a failure.
 fn become_program(plan: &InitPlan, program: &CString) -> Error {
     let state = state_inside(plan, Status::Created);
-    match hooks::run("startContainer", &plan.start_container, &state, Some(&plan.process.launcher)) {
+    match hooks::run("startContainer", &plan.start_container, &state, Some(plan.process.inside())) {
         Ok(()) => plan.process.execute(program),
         Err(error) => error,
     }

@@ -81,7 +81,7 @@ impl CapabilityPlan {
             let name = || capability::name(number).unwrap_or_default();
             match rustix::thread::configure_capability_in_ambient_set(set, true) {
                 Err(rustix::io::Errno::PERM) => warnings.push(format!(
-                    "cannot make {} ambient: it must be in `permitted` and `inheritable` as well",
+                    "can't raise ambient capability {}: it must be in `permitted` and `inheritable` as well",
                     name()
                 )),
                 result => result.call(|| format!("prctl(PR_CAP_AMBIENT_RAISE, {})", name()))?,

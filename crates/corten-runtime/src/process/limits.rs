@@ -3,7 +3,7 @@
 use corten_sys::Call as _;
 use corten_sys::process::{self, SchedulerAttributes};
 use corten_types::runtime_spec::{IoPriority, MemoryPolicy, Personality, Rlimit, Scheduler};
-use corten_types::{Error, ErrorKind, Result};
+use corten_types::{Context as _, Error, ErrorKind, Result};
 use rustix::process::{Pid, Resource, Rlimit as Limit};
 
 const RESOURCES: [(&str, Resource); 16] = [
@@ -169,13 +169,22 @@ pub(crate) fn memory_policy_names() -> (Vec<&'static str>, Vec<&'static str>) {
 
 /// Mode with flags and node mask for set_mempolicy(2).
 pub(crate) fn memory_policy(policy: &MemoryPolicy) -> Result<(i32, Vec<u64>)> {
-    let mut mode = lookup(&MEMORY_MODES, &policy.mode, "linux.memoryPolicy.mode")?;
+    let mut mode = lookup(&MEMORY_MODES, &policy.mode, "linux.memoryPolicy.mode")
+        .context(|| format!("invalid memory policy mode \"{}\"", policy.mode))?;
+    let takes_no_nodes = matches!(policy.mode.as_str(), "MPOL_DEFAULT" | "MPOL_LOCAL");
     for flag in &policy.flags {
-        mode |= lookup(&MEMORY_FLAGS, flag, "linux.memoryPolicy.flags")?;
+        mode |= lookup(&MEMORY_FLAGS, flag, "linux.memoryPolicy.flags")
+            .context(|| format!("invalid memory policy flag \"{flag}\""))?;
     }
     let mut mask = Vec::new();
     if !policy.nodes.is_empty() {
-        for node in list("linux.memoryPolicy.nodes", &policy.nodes, 1023)? {
+        let nodes = list("linux.memoryPolicy.nodes", &policy.nodes, 1023)
+            .context(|| format!("invalid memory policy node \"{}\"", policy.nodes))?;
+        if takes_no_nodes {
+            let message = format!("{} mode requires 0 nodes but got {}", policy.mode, nodes.len());
+            return Err(Error::invalid(message).hint("leave `linux.memoryPolicy.nodes` out"));
+        }
+        for node in nodes {
             let word = node / 64;
             if mask.len() <= word {
                 mask.resize(word + 1, 0);
@@ -217,12 +226,25 @@ pub(crate) struct AttributePlan {
     pub(crate) io_priority: Option<(u32, u32)>,
     pub(crate) memory_policy: Option<(i32, Vec<u64>)>,
     pub(crate) personality: Option<u64>,
+    /// The cgroup has some of the machine's CPUs alone.
+    pub(crate) chosen_cpus: bool,
 }
 
 impl AttributePlan {
+    /// The kernel gives a deadline to processes that may run on every CPU alone (sched_setattr(2), EPERM).
+    fn blame_cpus(&self, error: Error) -> Error {
+        if self.chosen_cpus && error.errno() == Some(rustix::io::Errno::PERM.raw_os_error()) {
+            return error
+                .context("process scheduler can't be used together with AllowedCPUs")
+                .hint("remove `process.scheduler` or `linux.resources.cpu.cpus`");
+        }
+        error
+    }
+
     pub(crate) fn apply(&self) -> Result<()> {
         if let Some(attributes) = self.scheduler {
-            process::set_scheduler(attributes).call(|| format!("sched_setattr({attributes:?})"))?;
+            let set = process::set_scheduler(attributes).call(|| format!("sched_setattr({attributes:?})"));
+            set.map_err(|error| self.blame_cpus(error))?;
         }
         if let Some((class, level)) = self.io_priority {
             process::set_io_priority(class, level).call(|| format!("ioprio_set(class {class}, level {level})"))?;

@@ -15,6 +15,7 @@ use corten_types::{Context as _, Error, ErrorKind, Result};
 use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags};
 use rustix::process::{DumpableBehavior, Pid, set_dumpable_behavior};
 
+use crate::hooks::Inside;
 use crate::seccomp::{self, Filter};
 use capabilities::CapabilityPlan;
 use identity::IdentityPlan;
@@ -43,6 +44,8 @@ pub(crate) struct ProcessPlan {
     /// Without root, the parent may take the listener's descriptor only from a process that can be looked at (ptrace(2)).
     unprivileged_parent: bool,
     pub(crate) launcher: Launcher,
+    /// What was decided, for a debug log.
+    pub(crate) notes: Vec<String>,
     /// What happens to be mentioned, not to fail.
     pub(crate) warnings: Vec<String>,
 }
@@ -57,7 +60,8 @@ impl ProcessPlan {
             return Err(Error::invalid(format!("`process.cwd` is not an absolute path: `{}`", process.cwd)));
         }
         let mut warnings = Vec::new();
-        let (seccomp, launcher) = filter_and_launcher(process, linux)?;
+        let mut notes = Vec::new();
+        let (seccomp, launcher) = filter_and_launcher(process, linux, &mut notes)?;
         let plan = Self {
             args: strings("process.args", &process.args)?,
             env: environment(&process.env)?,
@@ -69,6 +73,11 @@ impl ProcessPlan {
                 scheduler: process.scheduler.as_ref().map(limits::scheduler).transpose()?,
                 io_priority: process.io_priority.as_ref().map(limits::io_priority).transpose()?,
                 memory_policy: linux.memory_policy.as_ref().map(limits::memory_policy).transpose()?,
+                chosen_cpus: linux
+                    .resources
+                    .as_ref()
+                    .and_then(|all| all.cpu.as_ref())
+                    .is_some_and(|cpu| !cpu.cpus.is_empty()),
                 personality: linux.personality.as_ref().map(limits::personality).transpose()?,
             },
             oom_score_adj: oom_score_adj(process.oom_score_adj)?,
@@ -78,9 +87,15 @@ impl ProcessPlan {
             seccomp,
             unprivileged_parent: !rustix::process::geteuid().is_root(),
             launcher,
+            notes,
             warnings,
         };
         Ok(plan)
+    }
+
+    /// How further programs of the container are run.
+    pub(crate) fn inside(&self) -> Inside<'_> {
+        Inside { launcher: &self.launcher, environment: &self.env }
     }
 
     /// The uid of the program, inside.
@@ -297,9 +312,15 @@ fn unstartable(program: &str, errno: rustix::io::Errno, call: &str) -> Error {
 }
 
 /// The filter that is loaded before the launcher runs, and the launcher with the one that is loaded after.
-fn filter_and_launcher(process: &Process, linux: &Linux) -> Result<(Option<Filter>, Launcher)> {
+fn filter_and_launcher(
+    process: &Process,
+    linux: &Linux,
+    notes: &mut Vec<String>,
+) -> Result<(Option<Filter>, Launcher)> {
     let Some(profile) = &linux.seccomp else { return Ok((None, Launcher::new(None)?)) };
     let Some(mut filter) = seccomp::compile(profile)? else { return Ok((None, Launcher::new(None)?)) };
+    // runc's words: its users look for them.
+    notes.push(format!("seccomp filter flags: {}", filter.all_flags()));
     if process.no_new_privileges && !filter.notify {
         return Ok((None, Launcher::new(Some(filter.carried()))?));
     }

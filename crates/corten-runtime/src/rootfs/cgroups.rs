@@ -61,7 +61,8 @@ impl CgroupMount {
         Ok(Self { namespace: request.new_cgroup_namespace, layout })
     }
 
-    /// In the child. Read-only unless `rw` was asked for in so many words.
+    /// In the child. Writable unless `ro` was asked for, as for every mount: what the container is to see read-only, whoever
+    /// writes its configuration says so, as docker does.
     pub(super) fn mount(
         &self,
         mounter: &mut Mounter,
@@ -69,10 +70,7 @@ impl CgroupMount {
         destination: &Path,
         options: &Options,
     ) -> Result<()> {
-        let mut attributes = options.attributes;
-        if !options.writable {
-            attributes.set |= attr::RDONLY;
-        }
+        let attributes = options.attributes;
         match &self.layout {
             Layout::Unified(path) => {
                 self.mount_unified(mounter, places, destination, options, attributes, path.as_deref())

@@ -21,18 +21,18 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use corten_fs::Root;
-use corten_sys::Call as _;
+use corten_sys::{Call as _, mount as attr};
 use corten_types::runtime_spec::{Linux, Spec};
 use corten_types::{Context as _, Error, ErrorKind, Result};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
-use self::attach::{Change, Mounter};
+use self::attach::{Change, Mounter, set_detached};
 use self::mounts::Made;
-use self::options::{Propagation, ms};
+use self::options::{Attributes, Propagation, ms};
 use self::place::Places;
-use self::plan::{MountStep, What};
+use self::plan::{Bind, MountStep, What};
 
 /// Where the mounts happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,12 +138,21 @@ impl RootfsPlan {
     /// namespaces and cgroup, before the createRuntime and createContainer hooks. The umask is zero afterwards, and the
     /// working directory the rootfs.
     pub fn prepare(&mut self) -> Result<()> {
+        let nobody =
+            |_, _: BorrowedFd<'_>| Err(Error::new(ErrorKind::Internal, "nobody is there to map a mount's ids"));
+        self.prepare_with(&nobody)
+    }
+
+    /// As [`RootfsPlan::prepare`]; `map_ids` has [`RootfsPlan::map_ids`] called with a mount's number and its tree by a
+    /// process outside of the container's user namespace.
+    pub fn prepare_with(&mut self, map_ids: &dyn Fn(usize, BorrowedFd<'_>) -> Result<()>) -> Result<()> {
         rustix::process::umask(Mode::empty());
         let mounter = &mut self.mounter;
         let root = switch::attach_root(mounter, &self.rootfs, self.namespace, self.propagation)?;
         let places = Places::new(Root::from_fd(root, &self.rootfs))?;
-        for step in &self.mounts {
-            mounts::apply(step, mounter, &places, &self.mount_label, &mut self.made)?;
+        for (number, step) in self.mounts.iter().enumerate() {
+            let map_ids = |tree: BorrowedFd<'_>| map_ids(number, tree);
+            mounts::apply(step, mounter, &places, &self.mount_label, &mut self.made, &map_ids)?;
         }
         if let Some(nodes) = &self.devices {
             devices::make(nodes, &places, mounter, self.bind_devices)?;
@@ -152,6 +161,23 @@ impl RootfsPlan {
         rustix::process::fchdir(&places.root).call(|| "fchdir(<rootfs>)")?;
         self.places = Some(places);
         Ok(())
+    }
+
+    /// Gives the detached `tree`, the source of mount `number`, the ids that the mount asks for. In the parent.
+    pub fn map_ids(&self, number: usize, tree: BorrowedFd<'_>) -> Result<()> {
+        let step = self.mounts.get(number);
+        match step.map(|step| (step, &step.what)) {
+            Some((step, What::Bind(Bind { idmap: Some((namespace, recursive)), .. }))) => {
+                let change = Change {
+                    attributes: Attributes { set: attr::IDMAP, clear: 0 },
+                    user_namespace: Some(namespace.as_fd()),
+                    recursive: *recursive,
+                    propagation: 0,
+                };
+                set_detached(tree, &change).context(|| step.title())
+            }
+            _ => Err(Error::new(ErrorKind::Internal, format!("mount {number} has no id map"))),
+        }
     }
 
     /// The rootfs, once prepared; the container's `/` once entered.

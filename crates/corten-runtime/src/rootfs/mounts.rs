@@ -10,7 +10,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::FsPickFlags;
 
-use super::attach::{Change, Filesystem, Mounter, Source, detached, move_onto};
+use super::attach::{Change, Filesystem, Mounter, Source, clone_tree, detached, move_onto};
 use super::copy_up;
 use super::options::{Attributes, Options};
 use super::place::{PROC_MAGIC, Place, Places, Shape, Shows, file_system, file_type};
@@ -27,17 +27,21 @@ pub(super) struct Made {
     pub(super) read_only_last: Vec<(OwnedFd, String)>,
 }
 
+/// Gives a detached tree the id map of its mount; for a process that has no right to that itself.
+pub(super) type MapIds<'a> = &'a dyn Fn(BorrowedFd<'_>) -> Result<()>;
+
 pub(super) fn apply(
     step: &MountStep,
     mounter: &mut Mounter,
     places: &Places,
     mount_label: &str,
     made: &mut Made,
+    map_ids: MapIds<'_>,
 ) -> Result<()> {
     let (destination, options) = (step.destination.as_path(), &step.options);
     let applied = match &step.what {
         What::Cgroup(cgroup) => cgroup.mount(mounter, places, destination, options),
-        What::Bind(bind) => apply_bind(bind, mounter, places, destination, options),
+        What::Bind(bind) => apply_bind(bind, mounter, places, destination, options, map_ids),
         What::Remount => apply_remount(mounter, places, destination, options),
         What::Filesystem(fs) => apply_filesystem(fs, step, mounter, places, mount_label, made),
     };
@@ -148,6 +152,7 @@ fn apply_bind(
     places: &Places,
     destination: &Path,
     options: &Options,
+    map_ids: MapIds<'_>,
 ) -> Result<()> {
     let inside = bind.inside.as_ref().map(|path| places.root.open_path(path)).transpose()?;
     let (is_directory, shows) = match (bind.is_directory, &inside) {
@@ -166,9 +171,18 @@ fn apply_bind(
         (None, Some(inside)) => Source::Place(inside.as_fd()),
         (None, None) => Source::Path(&bind.source),
     };
+    // In a user namespace the right to map ids is missing: the tree is cloned here, and mapped outside.
+    let mapped = match (&bind.idmap, source) {
+        (Some(_), Source::Place(inside)) if bind.keeps_locked => clone_tree(inside, Path::new(""), bind.recursive)?,
+        _ => None,
+    };
+    if let Some(tree) = &mapped {
+        map_ids(tree.as_fd())?;
+    }
+    let source = mapped.as_ref().map_or(source, |tree| Source::Tree(tree.as_fd(), &bind.source));
     let mut bound = |keeps_locked| {
         let mut changes = Vec::with_capacity(3);
-        if let Some((namespace, recursive)) = &bind.idmap {
+        if let Some((namespace, recursive)) = bind.idmap.as_ref().filter(|_| mapped.is_none()) {
             let attributes = Attributes { set: attr::IDMAP, clear: 0 };
             let user_namespace = Some(namespace.as_fd());
             changes.push(Change { attributes, user_namespace, recursive: *recursive, propagation: 0 });

@@ -82,8 +82,6 @@ pub(super) struct Options {
     /// `bind` (false) or `rbind` (true).
     pub(super) bind: Option<bool>,
     pub(super) remount: bool,
-    /// `rw` was asked for in so many words.
-    pub(super) writable: bool,
     pub(super) tmpcopyup: bool,
     /// `idmap` (false) or `ridmap` (true).
     pub(super) idmap: Option<bool>,
@@ -110,14 +108,8 @@ impl Options {
     fn apply(&mut self, effect: Effect) {
         match effect {
             Effect::Nothing => {}
-            Effect::Set(bit) => {
-                self.attributes.set(bit);
-                self.writable &= bit != attr::RDONLY;
-            }
-            Effect::Clear(bit) => {
-                self.attributes.clear(bit);
-                self.writable |= bit == attr::RDONLY;
-            }
+            Effect::Set(bit) => self.attributes.set(bit),
+            Effect::Clear(bit) => self.attributes.clear(bit),
             Effect::Atime(mode) => self.attributes.atime(mode),
             Effect::RecursiveSet(bit) => self.recursive.set(bit),
             Effect::RecursiveClear(bit) => self.recursive.clear(bit),
@@ -275,8 +267,7 @@ mod tests {
     fn the_last_of_two_opposites_wins() {
         let options = parse(&["ro", "nosuid", "rw", "suid", "nosuid"]);
         assert_eq!(options.attributes, Attributes { set: attr::NOSUID, clear: attr::RDONLY });
-        assert!(options.writable && !options.is_read_only());
-        assert!(!parse(&["rw", "ro"]).writable);
+        assert!(!options.is_read_only());
         assert_eq!(parse(&["sync", "async", "lazytime"]).super_flags, ["async", "lazytime"]);
     }
 

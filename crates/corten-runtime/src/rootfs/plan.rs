@@ -201,10 +201,6 @@ fn bind(request: &Request<'_>, linux: &Linux, rootfs: &Path, mount: &Mount, opti
         keeps_locked: request.new_user_namespace,
     };
     if bind.inside.is_some() || request.mount_namespace == MountNamespace::Joined {
-        if idmapped && request.new_user_namespace {
-            let message = "a source inside the rootfs cannot be id-mapped from within a user namespace";
-            return Err(Error::new(ErrorKind::Unsupported, message));
-        }
         if idmapped {
             bind.idmap = Some((idmap::user_namespace(linux, mount)?, options.idmap == Some(true)));
         }

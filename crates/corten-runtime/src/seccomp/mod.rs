@@ -77,6 +77,11 @@ impl Filter {
         Carried { program: &self.program, flags: self.flags, fallback_flags: self.flags & !self.optional_flags }
     }
 
+    /// What the kernel is asked for.
+    pub(crate) fn all_flags(&self) -> u32 {
+        self.flags | if self.notify { NEW_LISTENER } else { 0 }
+    }
+
     /// Puts before the program that this very process may execute the file behind descriptor `fd`: a profile that knows
     /// execve alone would otherwise not let the launcher be started under it.
     pub(crate) fn let_execute(&mut self, fd: BorrowedFd<'_>) {
@@ -92,7 +97,7 @@ impl Filter {
     /// With [`Filter::notify`] gives the notify descriptor. Until the agent has that, `write` is the one system call
     /// that is sure not to wait for it: write the descriptor's number to the parent, which takes it by pidfd_getfd(2).
     pub fn load(&self) -> Result<Option<OwnedFd>> {
-        let flags = self.flags | if self.notify { NEW_LISTENER } else { 0 };
+        let flags = self.all_flags();
         let loaded = match corten_sys::seccomp::load(&self.program, flags) {
             Err(Errno::INVAL) if self.optional_flags != 0 => {
                 corten_sys::seccomp::load(&self.program, flags & !self.optional_flags)

@@ -56,7 +56,8 @@ fn binds_devices_and_cgroups_come_out_the_same() {
         let mut bundle = Bundle::typical().link("tmp", "/var/deep").missing(missing);
         if let Some(own) = &own {
             bundle.cgroup_paths = own.paths();
-            bundle = bundle.mount(json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup"}));
+            bundle = bundle.mount(json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
+                "options": ["ro"]}));
         }
         bundle
             .mount(

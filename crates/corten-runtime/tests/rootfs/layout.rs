@@ -209,7 +209,7 @@ fn a_bound_dev_stays_as_it_is() {
 fn cgroup_hierarchies_show_the_containers_own_cgroup_read_only() {
     let mut bundle = Bundle::typical()
         .mount(json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
-            "options": ["nosuid", "noexec", "nodev", "relatime"]}));
+            "options": ["nosuid", "noexec", "nodev", "relatime", "ro"]}));
     let name = format!("corten-rootfs-{}", std::process::id());
     let Some(own) = Cgroups::make(&["memory", "pids", "systemd", "unified"], &name) else {
         return check_cgroup2(&mut bundle);
@@ -235,13 +235,15 @@ fn cgroup_hierarchies_show_the_containers_own_cgroup_read_only() {
             assert_eq!(fs::read_dir("/sys/fs/cgroup").unwrap().count(), 4);
         });
     }
-    bundle.spec["mounts"][6]["options"] = json!(["rw", "nosuid"]);
-    bundle.check(|| {
-        let path = "/sys/fs/cgroup/memory";
-        assert!(mounted(path).has(&["rw"]));
-        fs::create_dir("/sys/fs/cgroup/pids/below").unwrap();
-        fs::remove_dir("/sys/fs/cgroup/pids/below").unwrap();
-    });
+    for options in [json!(["rw", "nosuid"]), json!(["nosuid"])] {
+        bundle.spec["mounts"][6]["options"] = options;
+        bundle.check(|| {
+            let path = "/sys/fs/cgroup/memory";
+            assert!(mounted(path).has(&["rw"]));
+            fs::create_dir("/sys/fs/cgroup/pids/below").unwrap();
+            fs::remove_dir("/sys/fs/cgroup/pids/below").unwrap();
+        });
+    }
 }
 
 fn check_cgroup2(bundle: &mut Bundle) {

@@ -129,3 +129,24 @@ fn a_hook_beyond_its_time_is_killed() {
     assert!(finished.elapsed < Duration::from_secs(10), "{}", finished.transcript());
     sandbox.runtime(["state", "c"]).code(1);
 }
+
+#[test]
+fn a_start_container_hook_has_the_programs_environment_where_it_has_none() {
+    let sandbox = sandbox();
+    let mut bundle = script(&sandbox, "true");
+    bundle.process().env.push("WORD=programs".into());
+    let hook = |env: &[&str]| Hook {
+        env: env.iter().map(ToString::to_string).collect(),
+        ..shell("test \"$WORD\" = programs && test -n \"$HOME\"")
+    };
+    bundle.spec.hooks = Some(Hooks { start_container: vec![hook(&[])], ..Hooks::default() });
+    bundle.write();
+    run(&sandbox, &bundle).ok();
+    bundle.spec.hooks = Some(Hooks { start_container: vec![hook(&["WORD=hooks"])], ..Hooks::default() });
+    bundle.write();
+    run(&sandbox, &bundle).code(1).complains("startContainer");
+    // Nothing of the container's reaches a program of the host.
+    bundle.spec.hooks = Some(Hooks { create_runtime: vec![hook(&[])], ..Hooks::default() });
+    bundle.write();
+    run(&sandbox, &bundle).code(1).complains("createRuntime");
+}

@@ -191,3 +191,36 @@ fn devices_are_made_and_others_denied() {
     bundle.write();
     run(&sandbox, &bundle).prints("/proc/self/fd\n/proc/self/fd/0").complains("not permitted");
 }
+
+#[test]
+fn a_source_inside_the_root_is_id_mapped_from_within_a_user_namespace() {
+    let sandbox = sandbox();
+    corten_testkit::require!(!sandbox.is_rootless(), "maps ids that only root may map");
+    let mut bundle = script(&sandbox, "stat -c %u /seen /seen/file; echo more >/seen/new; stat -c %u /data/new");
+    let map = vec![IdMapping { container_id: 0, host_id: 100_000, size: 65_536 }];
+    let root = bundle.rootfs();
+    for name in ["seen", "data"] {
+        std::fs::create_dir(root.join(name)).unwrap();
+    }
+    chown_all(&root, "100000:100000");
+    let outside = sandbox.work().join("outside");
+    std::fs::create_dir(&outside).unwrap();
+    std::fs::write(outside.join("file"), "mine").unwrap();
+    bundle
+        .linux()
+        .namespaces
+        .push(corten_types::runtime_spec::Namespace { kind: NamespaceKind::User, path: String::new() });
+    (bundle.linux().uid_mappings, bundle.linux().gid_mappings) = (map.clone(), map);
+    bundle.spec.root.as_mut().unwrap().readonly = false;
+    bundle.mount("/data", "bind", outside.to_str().unwrap(), &["rbind"]);
+    // What an earlier mount put there, which only the child sees.
+    bundle.mount("/seen", "bind", root.join("data").to_str().unwrap(), &["rbind", "idmap"]);
+    bundle.write();
+    // The host's root is nobody through the plain mount, and root through the mapped one.
+    run(&sandbox, &bundle).ok().prints("0\n0\n65534");
+}
+
+fn chown_all(path: &std::path::Path, owner: &str) {
+    let mut command = std::process::Command::new("chown");
+    assert!(command.args(["-R", "-h", owner]).arg(path).status().unwrap().success());
+}

@@ -159,3 +159,15 @@ fn signals_are_named_or_numbered() {
     assert_eq!(state(&sandbox)["status"], "running");
     delete(&sandbox);
 }
+
+#[test]
+fn a_container_that_waits_for_its_start_obeys_the_usual_signals() {
+    for signal in ["TERM", "INT", "KILL"] {
+        let sandbox = sandbox();
+        detached(&sandbox, &["create", "-b", sleeper(&sandbox).directory.to_str().unwrap(), "c"]).ok();
+        sandbox.runtime(["kill", "c", signal]).ok();
+        wait_for_status(&sandbox, "stopped");
+        sandbox.runtime(["start", "c"]).code(1).complains("stopped");
+        sandbox.runtime(["delete", "c"]).ok();
+    }
+}

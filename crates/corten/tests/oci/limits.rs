@@ -104,3 +104,27 @@ fn processes_are_listed() {
     }
     delete(&sandbox);
 }
+
+#[test]
+fn cgroups_that_the_container_made_go_with_it() {
+    let sandbox = sandbox();
+    corten_testkit::require!(!sandbox.is_rootless(), "needs a cgroup");
+    for namespace in [true, false] {
+        let mut bundle = sleeper(&sandbox);
+        for mount in bundle.spec.mounts.iter_mut().filter(|mount| mount.kind == "cgroup") {
+            mount.options.retain(|option| option != "ro");
+        }
+        if !namespace {
+            bundle.share(corten_types::runtime_spec::NamespaceKind::Cgroup);
+        }
+        bundle.write();
+        start(&sandbox, &bundle);
+        // On cgroup v2 one hierarchy, on v1 a directory of them.
+        let script = "cd /sys/fs/cgroup; for one in . */; do [ -e $one/cgroup.procs ] || continue; \
+                      mkdir $one/below && mkdir $one/below/deeper && made=$one; done; cd $made/below/deeper; \
+                      sleep 1000 & echo $! >cgroup.procs; cat cgroup.procs";
+        detached(&sandbox, &["exec", "c", "sh", "-euc", script]).ok();
+        // The sandbox counts what is left of the cgroups.
+        delete(&sandbox);
+    }
+}

@@ -5,8 +5,10 @@
     reason = "a test works on its own temporary files and panics"
 )]
 
+mod checkpoint;
 mod command_line;
 mod exec;
+mod faults;
 mod hooks;
 mod hostile;
 mod isolation;
@@ -15,6 +17,7 @@ mod life;
 mod limits;
 mod net_devices;
 mod seccomp;
+mod service;
 mod terminal;
 
 use std::fs::File;

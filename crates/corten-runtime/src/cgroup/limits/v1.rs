@@ -7,7 +7,7 @@ use super::{List, device, hugepages, idle, limit, out_of_range, pids, rdma, weig
 
 pub(super) fn add(list: &mut List, resources: &Resources) -> Result<()> {
     if !resources.unified.is_empty() {
-        return Err(Error::invalid("`linux.resources.unified` cannot be used on cgroup v1")
+        return Err(Error::invalid("invalid configuration: `linux.resources.unified` cannot be used on cgroup v1")
             .hint("this host mounts cgroup v1 controllers; use `linux.resources.memory`, `cpu`, `pids`, …"));
     }
     if let Some(one) = &resources.memory {
