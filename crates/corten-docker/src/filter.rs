@@ -1,6 +1,7 @@
 //! `--filter NAME=VALUE` and docker's patterns.
 
 use corten_types::{Error, ErrorKind, Result};
+use jiff::Timestamp;
 
 /// Filters in the order given: those of one name are alternatives (labels are not), different names must all match.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -48,6 +49,15 @@ impl Filters {
         !self.has(name) || self.values(name).any(matches)
     }
 
+    /// `name=NAME` and `name=NAME=VALUE` as pairs.
+    pub fn labels(&self, name: &str) -> Vec<(String, Option<String>)> {
+        let pair = |text: &str| match text.split_once('=') {
+            Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
+            None => (text.to_owned(), None),
+        };
+        self.values(name).map(pair).collect()
+    }
+
     /// Whether labels satisfy every `label=NAME` and `label=NAME=VALUE`.
     pub fn match_labels(&self, labels: &std::collections::BTreeMap<String, String>) -> bool {
         self.values("label").all(|wanted| match wanted.split_once('=') {
@@ -68,6 +78,60 @@ pub fn boolean(name: &str, value: &str) -> Result<bool> {
         "0" | "false" => Ok(false),
         _ => Err(Error::invalid(format!("invalid filter '{name}={value}'")).hint("use `true` or `false`")),
     }
+}
+
+/// The moment that `until=VALUE` names: RFC 3339, a date, seconds since 1970, or a time before now in Go's words (`24h`).
+pub fn until(value: &str, now: Timestamp) -> Result<Timestamp> {
+    let wrong = || {
+        Error::invalid(format!("invalid filter 'until={value}'"))
+            .hint("use a time before now (`24h`, `1h30m`) or a moment (`2026-01-31T12:00:00Z`, `2026-01-31`)")
+    };
+    if let Some(nanoseconds) = go_duration(value) {
+        return now.checked_sub(jiff::SignedDuration::from_nanos(nanoseconds)).map_err(|_| wrong());
+    }
+    if let Ok(moment) = value.parse::<Timestamp>() {
+        return Ok(moment);
+    }
+    let seconds = value.split_once('.').map_or(value, |(seconds, _)| seconds);
+    if let Ok(seconds) = seconds.parse::<i64>() {
+        return Timestamp::from_second(seconds).map_err(|_| wrong());
+    }
+    // Docker takes moments without a zone for local ones; Corten's are UTC.
+    let form = match value.len() {
+        10 => format!("{value}T00:00:00Z"),
+        13 => format!("{value}:00:00Z"),
+        16 => format!("{value}:00Z"),
+        _ => format!("{value}Z"),
+    };
+    form.parse().map_err(|_| wrong())
+}
+
+/// Go's durations: `1h30m`, `1.5h`, `300ms`.
+fn go_duration(text: &str) -> Option<i64> {
+    let mut total = 0f64;
+    let mut rest = text;
+    if rest.is_empty() {
+        return None;
+    }
+    while !rest.is_empty() {
+        let digits = rest.bytes().take_while(|byte| byte.is_ascii_digit() || *byte == b'.').count();
+        let number: f64 = rest.get(..digits)?.parse().ok()?;
+        rest = &rest[digits..];
+        let letters = rest.bytes().take_while(|byte| !byte.is_ascii_digit() && *byte != b'.').count();
+        let unit = match &rest[..letters] {
+            "ns" => 1.0,
+            "us" | "µs" => 1e3,
+            "ms" => 1e6,
+            "s" => 1e9,
+            "m" => 60e9,
+            "h" => 3600e9,
+            _ => return None,
+        };
+        rest = &rest[letters..];
+        total += number * unit;
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "a filter's time is a matter of years, not of nanoseconds")]
+    (total < 9e18).then_some(total as i64)
 }
 
 /// The part of regular expressions that names and ids are searched with: `^ $ . * + ?` and `\` before any of them.
@@ -213,6 +277,23 @@ mod tests {
         assert_eq!(parse("foo=1").unwrap_err().message(), "invalid filter 'foo'");
         assert_eq!(parse("publish=1").unwrap_err().kind(), ErrorKind::Unsupported);
         assert!(parse("name").is_err());
+    }
+
+    #[test]
+    fn until_takes_moments_and_times_before_now() {
+        let now: Timestamp = "2026-11-21T12:00:00Z".parse().unwrap();
+        for (value, expected) in [
+            ("24h", "2026-11-20T12:00:00Z"),
+            ("1h30m", "2026-11-21T10:30:00Z"),
+            ("1.5h", "2026-11-21T10:30:00Z"),
+            ("2026-01-31", "2026-01-31T00:00:00Z"),
+            ("2026-01-31T10:00", "2026-01-31T10:00:00Z"),
+            ("2026-01-31T10:00:01+01:00", "2026-01-31T09:00:01Z"),
+            ("1700000000", "2023-11-14T22:13:20Z"),
+        ] {
+            assert_eq!(until(value, now).unwrap().to_string(), expected, "{value}");
+        }
+        assert!(until("tomorrow", now).is_err() && until("", now).is_err() && until("5x", now).is_err());
     }
 
     #[test]

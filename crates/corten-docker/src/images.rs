@@ -6,15 +6,13 @@ use corten_engine::store::Image;
 use corten_types::{Digest, Error, ErrorKind, Reference, Result};
 use jiff::Timestamp;
 
-use crate::filter::{Filters, boolean, glob};
+use crate::filter::{Filters, boolean, glob, until};
 use crate::table::{ListFormat, field, header};
 use crate::template::Value;
 use crate::units::{go_time, human_size, moment, since};
 
 /// Filters of `images`.
-pub const FILTERS: [&str; 5] = ["before", "dangling", "label", "reference", "since"];
-/// Docker's filters for what does not exist here yet.
-pub const FILTERS_LATER: [&str; 1] = ["until"];
+pub const FILTERS: [&str; 6] = ["before", "dangling", "label", "reference", "since", "until"];
 
 const TABLE: &str =
     "table {{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{if .CreatedSince }}{{.CreatedSince}}{{else}}N/A{{end}}\t{{.Size}}";
@@ -28,7 +26,7 @@ const GO_TYPE: &str = "*formatter.imageContext";
 
 /// The images of `images` that the filters accept. A nameless image that another one has the configuration of (the same
 /// image from another archive) is that other one to docker.
-pub fn select(mut images: Vec<Image>, filters: &Filters) -> Result<Vec<Image>> {
+pub fn select(mut images: Vec<Image>, filters: &Filters, now: Timestamp) -> Result<Vec<Image>> {
     let is_nameless = |image: &Image| names(image).next().is_none();
     let mut shown: Vec<Digest> = images.iter().filter(|image| !is_nameless(image)).map(|image| image.id).collect();
     images.retain(|image| {
@@ -39,12 +37,14 @@ pub fn select(mut images: Vec<Image>, filters: &Filters) -> Result<Vec<Image>> {
     let dangling = filters.values("dangling").map(|value| boolean("dangling", value)).collect::<Result<Vec<_>>>()?;
     let before = created_of(filters, "before", &images)?;
     let since = created_of(filters, "since", &images)?;
+    let until = filters.values("until").map(|value| until(value, now)).collect::<Result<Vec<_>>>()?;
     let accepts = |image: &Image| {
         let is_dangling = image.repo_tags.is_empty();
         let created = created(image);
         (dangling.is_empty() || dangling.contains(&is_dangling))
             && before.is_none_or(|before| created < before)
             && since.is_none_or(|since| created > since)
+            && until.iter().all(|until| created.is_some_and(|created| created < *until))
             && filters.match_labels(&image.config.config.labels)
             && filters.any("reference", |pattern| names(image).any(|name| matches_reference(pattern, name)))
     };
@@ -188,4 +188,42 @@ fn row(image: &Image, name: &RowName, containers: usize, view: &View, now: Times
             field("UniqueSize", "N/A"),
         ],
     )
+}
+
+/// An image of one platform, in `images --tree`.
+#[derive(Debug, Clone)]
+pub struct TreeRow {
+    /// Its names; none for a platform below them.
+    pub names: Vec<String>,
+    /// Its platforms below it.
+    pub platforms: Vec<TreeRow>,
+    /// Its identifier, or its platform's text.
+    pub id: String,
+    /// Bytes of its layers, unpacked.
+    pub disk: u64,
+    /// Bytes of its blobs.
+    pub content: u64,
+    /// Whether a container uses it.
+    pub in_use: bool,
+}
+
+/// The text of `images --tree`.
+pub fn tree(rows: &[TreeRow]) -> String {
+    let mut text = "IMAGE\tID\tDISK USAGE\tCONTENT SIZE\tEXTRA\n".to_owned();
+    let mut line = |name: &str, row: &TreeRow| {
+        let (disk, content) = (human_size(row.disk, 3), human_size(row.content, 3));
+        let extra = if row.in_use { "U" } else { "" };
+        text.push_str(&format!("{name}\t{}\t{disk}\t{content}\t{extra}\n", row.id));
+    };
+    for row in rows {
+        let none = ["<untagged>".to_owned()];
+        for name in if row.names.is_empty() { &none[..] } else { &row.names } {
+            line(name, row);
+        }
+        for (position, platform) in row.platforms.iter().enumerate() {
+            let corner = if position + 1 == row.platforms.len() { '└' } else { '├' };
+            line(&format!("{corner}─ {}", platform.names.join(", ")), platform);
+        }
+    }
+    crate::table::align(&text).lines().map(str::trim_end).map(|line| format!("{line}\n")).collect()
 }

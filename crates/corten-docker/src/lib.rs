@@ -1,7 +1,9 @@
 //! Docker's shapes: what its command line prints and takes, made from the engine's values.
 
 pub mod containers;
+pub mod disk;
 pub mod filter;
+pub mod history;
 pub mod images;
 pub mod inspect;
 pub mod registry;

@@ -17,6 +17,7 @@ mod attach;
 mod container;
 mod create;
 mod engine;
+mod image;
 mod image_mount;
 mod info;
 mod launch;
@@ -36,6 +37,7 @@ pub use container::{Container, ContainerConfig, Life};
 pub use corten_store as store;
 pub use corten_store::Form as LayerForm;
 pub use engine::{Created, Engine, EngineOptions};
+pub use image::{DiskUsage, ImportRequest, PruneRequest, Pruned};
 pub use image_mount::ImageMount;
 pub use info::{Info, Version};
 pub use request::{

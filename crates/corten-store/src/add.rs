@@ -14,8 +14,8 @@ use crate::blob::{self, digest_of};
 use crate::database::{DocumentRow, Kind, NewDocument, NewImagePart, NewTarget};
 use crate::growing::LayerBytes;
 use crate::image::Target;
-use crate::import::settle;
 use crate::import::unpack::{Unpacker, with_unpacker};
+use crate::import::{platform, settle};
 use crate::layer::{LayerRow, Layers, chain_ids, decode};
 use crate::lease::Lease;
 use crate::store::{Store, now_ns};
@@ -34,7 +34,8 @@ pub struct RawDocument<'a> {
 /// Whether an image's layers are unpacked as it is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unpack {
-    /// At once: they are known to be what the configuration says, and the first container starts at once.
+    /// At once: they are known to be what the configuration says, and the first container starts at once. Of an index with
+    /// several members, those that this machine can run.
     Now,
     /// When the first container needs them: for other platforms, mirrors and copies.
     Later,
@@ -71,7 +72,8 @@ pub(crate) fn add(
     unpacker: &Unpacker<'_>,
     request: &NewImageRequest<'_>,
 ) -> Result<Target> {
-    let adding = Adding { store, lease, unpacker, unpack: request.unpack, now_ns: now_ns() };
+    let only_fitting = request.members.len() > 1;
+    let adding = Adding { store, lease, unpacker, unpack: request.unpack, only_fitting, now_ns: now_ns() };
     let mut target = adding.document(&request.target)?;
     target.row.top = !(request.attached && target.row.subject.is_some());
     let members: Vec<NewDocument> =
@@ -96,6 +98,8 @@ struct Adding<'a> {
     lease: &'a Lease,
     unpacker: &'a Unpacker<'a>,
     unpack: Unpack,
+    /// Of several images only those are unpacked that this machine can run.
+    only_fitting: bool,
     now_ns: i64,
 }
 
@@ -166,9 +170,12 @@ impl Adding<'_> {
         check_layers(&config, manifest.layers.len())?;
         let diff_ids = &config.rootfs.diff_ids;
         let chain = chain_ids(diff_ids)?;
+        let fits = platform::best(std::iter::once((&config.platform, ())), None).is_some();
         let size = match self.unpack {
-            Unpack::Now => Some(self.unpack_layers(&manifest.layers, diff_ids, &chain)?),
-            Unpack::Later => None,
+            Unpack::Now if fits || !self.only_fitting => {
+                Some(self.unpack_layers(&manifest.layers, diff_ids, &chain)?)
+            }
+            _ => None,
         };
         let layers = diff_ids.iter().copied().zip(chain).collect();
         Ok(NewImagePart { config: manifest.config.digest, size, layers })

@@ -169,6 +169,11 @@ impl Temporary {
         Ok(dir)
     }
 
+    /// Where it lies for now.
+    pub(crate) fn path(&self, disk: &Disk) -> PathBuf {
+        disk.path().join("ingest").join(&self.name)
+    }
+
     /// The directory, for names inside it.
     pub(crate) fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.dir.as_fd()

@@ -78,6 +78,7 @@ pub(crate) fn build(
         config_digest,
         layers: vec![(layer, Content::Staged(staged))],
         references: reference.into_iter().collect(),
+        index: None,
     })
 }
 

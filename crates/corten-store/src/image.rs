@@ -61,3 +61,15 @@ pub struct Target {
     /// What points to it, sorted.
     pub references: Vec<Reference>,
 }
+
+impl Target {
+    /// The names that stay when `reference` goes: a digest of its repository goes with the repository's last tag.
+    pub fn names_beside(&self, reference: &Reference) -> Vec<Reference> {
+        let others = || self.references.iter().filter(|other| *other != reference);
+        let has_tag = others().any(|other| other.repository() == reference.repository() && other.tag().is_some());
+        others()
+            .filter(|other| has_tag || other.digest().is_none() || other.repository() != reference.repository())
+            .cloned()
+            .collect()
+    }
+}

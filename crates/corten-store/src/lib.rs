@@ -10,6 +10,7 @@
 //! ROOT/snapshots/KEY/       a container's writable layer: upper, work, and the digest of its image
 //! ROOT/trash/               what was removed and waits to be deleted in the background
 //! ROOT/locks/               one file per blob being fetched or unpacked; the directory itself is the lock of collection
+//! ROOT/quarantine/          what `fsck` found damaged; made when it first is
 //! ROOT/db.sqlite            images, indexes, artifacts, references with their history, layers, pins, a registry's repositories
 //! ```
 //!
@@ -18,9 +19,12 @@
 pub mod add;
 mod blob;
 mod cache;
+mod check;
+mod compare;
 mod content;
 mod database;
 mod disk;
+pub mod export;
 mod garbage;
 mod growing;
 mod hello;
@@ -37,14 +41,19 @@ mod remove;
 pub mod repository;
 pub mod snapshot;
 pub mod store;
+mod usage;
+mod view;
 
 pub use add::{NewImageRequest, RawDocument, Unpack};
 pub use blob::{Ingest, Staged};
+pub use check::{Checked, Damage, Outcome};
+pub use compare::{Change, Difference};
 pub use corten_fs::overlay::Overlay;
 pub use database::{Kind, Move, RepositoryManifest, RepositoryUsage};
+pub use export::SaveRequest;
 pub use garbage::Collected;
 pub use image::{Image, Layer, Target};
-pub use import::{LoadedImage, Source};
+pub use import::{LoadedImage, RootfsRequest, Source, platform};
 pub use layer::form::Form;
 pub use lease::Lease;
 pub use partial::PartialIngest;
@@ -53,3 +62,5 @@ pub use remove::Removed;
 pub use repository::Repository;
 pub use snapshot::{Base, PrepareRequest, Snapshot};
 pub use store::{Options, Store};
+pub use usage::{ImageUsage, Usage};
+pub use view::View;

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use corten_types::image_spec::Platform;
 use corten_types::{Digest, Error, ErrorKind, Reference, Result};
 
-use crate::database::{DocumentRow, Move};
+use crate::database::{DocumentRow, Kind, Move};
 use crate::garbage::{self, Collected};
 use crate::snapshot;
 use crate::store::{Store, now_ns};
@@ -50,6 +51,33 @@ impl Store {
         self.database().history(reference)
     }
 
+    /// Points a reference to what it pointed to `steps` moves ago, removals not counted; what that is.
+    pub fn rollback(&self, reference: &Reference, steps: usize) -> Result<Digest> {
+        let moves = self.history(reference)?;
+        let name = reference.familiar();
+        let Some(current) = moves.first() else {
+            return Err(Error::new(ErrorKind::NotFound, format!("`{name}` never pointed anywhere"))
+                .hint("`corten images` lists the names there are"));
+        };
+        let mut before: Vec<Digest> = moves.iter().filter_map(|step| step.target).collect();
+        // Where the name was removed, one step back is what it had then.
+        let index = if current.target.is_some() { steps } else { steps - 1 };
+        before.dedup();
+        let Some(target) = before.get(index).copied() else {
+            let message = format!("`{name}` moved {} times, not {steps}", before.len().saturating_sub(1));
+            return Err(Error::new(ErrorKind::NotFound, message).hint(format!("`corten image log {name}` shows them")));
+        };
+        let gone = |error: Error| match error.kind() {
+            ErrorKind::NotFound => {
+                Error::new(ErrorKind::NotFound, format!("{target}, which `{name}` pointed to, is gone"))
+                    .hint(format!("it was removed or pruned; `corten image log {name}` shows what is here"))
+            }
+            _ => error,
+        };
+        self.tag_because(&target, reference, "rollback").map_err(gone)?;
+        Ok(target)
+    }
+
     /// Removes an image that nothing names and no container uses.
     pub(crate) fn retire(&self, manifest: &Digest) -> Result<()> {
         if self.database().references_of(manifest)?.is_empty() && !self.is_used(&BTreeSet::from([*manifest]))? {
@@ -64,15 +92,18 @@ impl Store {
     /// identifier, unless `force`.
     pub fn remove(&self, name: &str, force: bool) -> Result<Removed> {
         let row = self.top_of(self.lookup(name)?)?;
-        let references = self.database().references_of(&row.digest)?;
+        let target = self.target_of(row.clone())?;
+        let references = &target.references;
         let named = Reference::parse(name).ok().filter(|reference| references.contains(reference));
         if let Some(reference) = &named {
-            let going = going_with(reference, &references);
-            if going.len() < references.len() {
-                for reference in &going {
+            let staying = target.names_beside(reference);
+            if !staying.is_empty() {
+                let mut untagged = references.clone();
+                untagged.retain(|reference| !staying.contains(reference));
+                for reference in &untagged {
                     self.untag(reference)?;
                 }
-                return Ok(Removed { untagged: going, ..Removed::default() });
+                return Ok(Removed { untagged, ..Removed::default() });
             }
         }
         let images = self.images_of(&row.digest)?;
@@ -100,6 +131,18 @@ impl Store {
         Ok(Removed { untagged, deleted: Some(id), collected })
     }
 
+    /// Removes one image of an index; the index and its names stay while another of its images is here.
+    pub fn remove_platform(&self, name: &str, platform: &Platform) -> Result<Removed> {
+        let row = self.top_of(self.lookup(name)?)?;
+        let image = self.resolve_platform(name, Some(platform))?;
+        if row.kind != Kind::Index || self.images_of(&row.digest)?.len() < 2 {
+            return self.remove(name, true);
+        }
+        self.database().remove_member(&row.digest, &image.manifest)?;
+        let collected = self.collect_garbage()?;
+        Ok(Removed { untagged: Vec::new(), deleted: Some(image.id), collected })
+    }
+
     /// What stays by itself of what keeps a document: itself, or an index that it is a member of.
     fn top_of(&self, row: DocumentRow) -> Result<DocumentRow> {
         if row.top {
@@ -122,32 +165,5 @@ impl Store {
     /// Removes blobs and layers that no image, container, pin and lease needs; pulls and starts go on beside it.
     pub fn collect_garbage(&self) -> Result<Collected> {
         garbage::collect(self.disk(), self.database())
-    }
-}
-
-/// A name and what goes with it: with the last tag of a repository, as docker does it, its digests.
-fn going_with(reference: &Reference, all: &[Reference]) -> Vec<Reference> {
-    let beside = |other: &&Reference| *other != reference && other.repository() == reference.repository();
-    let is_last = reference.digest().is_none() && !all.iter().filter(beside).any(|other| other.digest().is_none());
-    let with = all.iter().filter(beside).filter(|_| is_last);
-    std::iter::once(reference).chain(with).cloned().collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_repository_s_digests_go_with_its_last_tag() {
-        let digest = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-        let reference = |text: &str| Reference::parse(text).unwrap();
-        let (one, two, other) = (reference("r.example/a:1"), reference("r.example/a:2"), reference("r.example/b:1"));
-        let by_digest = reference(&format!("r.example/a@{digest}"));
-        let alone = [one.clone(), by_digest.clone(), other.clone()];
-        assert_eq!(going_with(&one, &alone), [one.clone(), by_digest.clone()]);
-        let several = [one.clone(), two, by_digest.clone()];
-        assert_eq!(going_with(&one, &several), [one]);
-        assert_eq!(going_with(&by_digest, &several), [by_digest]);
-        assert_eq!(going_with(&other, &alone), [other]);
     }
 }

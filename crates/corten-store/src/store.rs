@@ -5,6 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use corten_types::image_spec::Platform;
 use corten_types::{Context, Digest, Error, ErrorKind, Reference, Result};
 
 use crate::blob;
@@ -58,9 +59,14 @@ impl Store {
     /// Loads every image of an archive (docker-archive or oci-archive, plain or compressed) that is read once, front to
     /// back; names that the archive gives are moved to its images.
     pub fn load(&self, archive: impl Read + Send) -> Result<Vec<LoadedImage>> {
+        self.load_platform(archive, None)
+    }
+
+    /// As [`Store::load`], but only what is for `platform`.
+    pub fn load_platform(&self, archive: impl Read + Send, platform: Option<&Platform>) -> Result<Vec<LoadedImage>> {
         self.import_with("load", |unpacker| {
             let mut files = StagedArchive::read(archive, &self.disk, unpacker)?;
-            import::images(&mut files, Want::All)
+            import::images(&mut files, Want::All(platform))
         })
         .context(|| "cannot load the archive")
     }
@@ -93,7 +99,7 @@ impl Store {
     }
 
     /// Finds images with threads that unpack beside it, and stores them.
-    fn import_with(
+    pub(crate) fn import_with(
         &self,
         cause: &str,
         find: impl FnOnce(&Unpacker<'_>) -> Result<Vec<Imported>>,
@@ -106,7 +112,7 @@ impl Store {
         })
     }
 
-    fn layers(&self) -> Result<Layers<'_>> {
+    pub(crate) fn layers(&self) -> Result<Layers<'_>> {
         Layers::new(&self.disk, &self.database, decode::Limits::default())
     }
 
@@ -161,7 +167,7 @@ impl Store {
     }
 
     /// Every layer of an image, unpacked (again where a power cut, a wider id map or a missing directory asks for it).
-    fn unpacked(&self, image: &Image, layers: &Layers<'_>) -> Result<Vec<LayerRow>> {
+    pub(crate) fn unpacked(&self, image: &Image, layers: &Layers<'_>) -> Result<Vec<LayerRow>> {
         let mut rows: Vec<LayerRow> = Vec::with_capacity(image.layers.len());
         for layer in &image.layers {
             let row = match layers.find(&layer.diff_id, &layer.chain_id)? {
@@ -191,6 +197,18 @@ impl Store {
     /// [`Store::empty_trash`]. An absent key is no error.
     pub fn remove_snapshot(&self, key: &str) -> Result<()> {
         snapshot::remove(&self.disk, key)
+    }
+
+    /// Whether there is work for the background: something to delete, or layers that are not on the disk yet.
+    pub fn has_chores(&self) -> Result<bool> {
+        Ok(!self.disk.part("trash")?.list(".")?.is_empty() || self.layers()?.is_unsynced()?)
+    }
+
+    /// Does the work of the background, once: another process that is at it is left to it.
+    pub fn do_chores(&self) -> Result<()> {
+        let Some(_alone) = corten_fs::Lock::attempt(self.disk.part("locks")?, "chores")? else { return Ok(()) };
+        self.sync()?;
+        self.disk.empty_trash()
     }
 
     /// Deletes what was removed; slow, for the background.

@@ -16,6 +16,8 @@ pub struct Image {
     pub reference: String,
     /// The `config` object of the image configuration: Env, Cmd, Entrypoint, User, WorkingDir, Labels, ….
     pub config: Value,
+    /// The configuration's `history`, where it has one.
+    pub history: Value,
     /// Entries of each layer.
     pub layers: Vec<Vec<Entry>>,
     /// Whether an OCI layout carries its layers gzip-compressed.
@@ -26,7 +28,7 @@ impl Image {
     /// An image of one layer.
     pub fn new(reference: &str, entries: Vec<Entry>) -> Self {
         let config = json!({"Env": ["PATH=/usr/local/bin:/usr/bin:/bin"], "Cmd": ["sh"]});
-        Self { reference: reference.into(), config, layers: vec![entries], gzip: true }
+        Self { reference: reference.into(), config, history: Value::Null, layers: vec![entries], gzip: true }
     }
 
     /// The image named `tiny:latest`: a shell and small programs of this machine.
@@ -46,6 +48,13 @@ impl Image {
     #[must_use]
     pub fn config(mut self, property: &str, value: Value) -> Self {
         self.config[property] = value;
+        self
+    }
+
+    /// The same image with steps that it was made by.
+    #[must_use]
+    pub fn history(mut self, steps: Value) -> Self {
+        self.history = steps;
         self
     }
 
@@ -123,13 +132,17 @@ impl Image {
 
     fn configuration(&self) -> Value {
         let diff_ids: Vec<String> = self.tars().iter().map(|tar| format!("sha256:{}", hex(tar))).collect();
+        let history = match &self.history {
+            Value::Null => self.layers.iter().map(|_| json!({"created_by": "corten-testkit"})).collect(),
+            steps => steps.clone(),
+        };
         json!({
             "created": "2026-01-02T03:04:05Z",
             "architecture": match std::env::consts::ARCH { "x86_64" => "amd64", "aarch64" => "arm64", other => other },
             "os": "linux",
             "config": self.config,
             "rootfs": {"type": "layers", "diff_ids": diff_ids},
-            "history": self.layers.iter().map(|_| json!({"created_by": "corten-testkit"})).collect::<Vec<_>>(),
+            "history": history,
         })
     }
 }

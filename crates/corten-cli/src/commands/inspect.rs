@@ -5,9 +5,10 @@ use std::path::Path;
 use corten_docker::inspect::{self, Host};
 use corten_docker::template::{Template, Value};
 use corten_engine::Engine;
+use corten_types::image_spec::Platform;
 use corten_types::{Error, ErrorKind, Result};
 
-use super::{Context, WRONG_TEMPLATE};
+use super::{Context, WRONG_TEMPLATE, platform};
 use crate::Failure;
 use crate::command_line::Parsed;
 
@@ -49,12 +50,16 @@ fn show(context: &mut Context<'_>, parsed: &Parsed, wanted: Wanted) -> Result<u8
     let format = parsed.last("format").filter(|format| !format.is_empty() && *format != "json");
     let template = format.map(|format| Template::parse("", format)).transpose();
     let template = template.map_err(|error| Failure::with_code(error, WRONG_TEMPLATE))?;
+    let platform = match wanted {
+        Wanted::Image => platform(parsed)?,
+        _ => None,
+    };
     let engine = context.engine()?;
     let host = Host { driver: "overlay", has_cgroup2: Path::new("/sys/fs/cgroup/cgroup.controllers").exists() };
     let mut documents = Vec::new();
     let mut code = 0;
     for name in &parsed.operands {
-        match find(&engine, name, wanted, host) {
+        match find(&engine, name, wanted, platform.as_ref(), host) {
             Ok(document) => documents.push(document),
             Err(error) => {
                 context.report(&error);
@@ -81,7 +86,7 @@ fn render(template: &Template, documents: &[Value]) -> Result<String> {
     Ok(if documents.is_empty() { "\n".to_owned() } else { text })
 }
 
-fn find(engine: &Engine, name: &str, wanted: Wanted, host: Host<'_>) -> Result<Value> {
+fn find(engine: &Engine, name: &str, wanted: Wanted, platform: Option<&Platform>, host: Host<'_>) -> Result<Value> {
     if wanted != Wanted::Image {
         match engine.container(name.trim_start_matches('/')) {
             Ok(container) => return Ok(inspect::container(&container, host)),
@@ -89,7 +94,7 @@ fn find(engine: &Engine, name: &str, wanted: Wanted, host: Host<'_>) -> Result<V
             Err(_) => {}
         }
     }
-    match engine.store().resolve(name) {
+    match engine.store().resolve_platform(name, platform) {
         Ok(image) => Ok(inspect::image(&image, host)),
         Err(error) if wanted == Wanted::Any && matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Invalid) => {
             Err(Error::new(ErrorKind::NotFound, format!("No such object: {name}"))

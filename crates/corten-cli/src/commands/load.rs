@@ -4,7 +4,7 @@ use std::fs::File;
 
 use corten_types::{Context as _, Error, Result};
 
-use super::Context;
+use super::{Context, platform};
 use crate::Failure;
 use crate::command_line::Parsed;
 use crate::terminal::is_terminal;
@@ -24,10 +24,13 @@ pub(crate) fn run(context: &mut Context<'_>, parsed: &Parsed) -> Result<u8, Fail
             stdin.context(|| "cannot duplicate standard input")?.into()
         }
     };
-    let loaded = context.engine()?.load(&mut archive).context(|| match path {
+    let platform = platform(parsed)?;
+    let engine = context.engine()?;
+    let loaded = engine.store().load_platform(&mut archive, platform.as_ref()).context(|| match path {
         Some(path) => format!("cannot load `{path}`"),
         None => "cannot load the archive on standard input".to_owned(),
     })?;
+    engine.do_chores_in_background()?;
     for image in loaded {
         for name in &image.references {
             context.print(&format!("Loaded image: {}\n", name.familiar()))?;

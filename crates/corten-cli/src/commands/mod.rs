@@ -1,23 +1,31 @@
 //! One file a command.
 
 pub(crate) mod artifact;
+pub(crate) mod check;
 pub(crate) mod copy;
+pub(crate) mod disk;
 pub(crate) mod documents;
+pub(crate) mod history;
 pub(crate) mod image_mount;
 pub(crate) mod images;
+pub(crate) mod import;
 pub(crate) mod info;
 pub(crate) mod inspect;
 pub(crate) mod load;
 pub(crate) mod login;
 pub(crate) mod manifest;
+pub(crate) mod prune;
 pub(crate) mod ps;
 pub(crate) mod pull;
 pub(crate) mod push;
+pub(crate) mod references;
 pub(crate) mod registry;
 pub(crate) mod rm;
 pub(crate) mod rmi;
 pub(crate) mod run;
+pub(crate) mod save;
 pub(crate) mod search;
+pub(crate) mod squash;
 pub(crate) mod tag;
 pub(crate) mod version;
 
@@ -25,11 +33,13 @@ use std::io::Write;
 
 use corten_docker::template::{Template, Value};
 use corten_engine::Engine;
+use corten_types::image_spec::Platform;
 use corten_types::{Error, Result};
 use jiff::Timestamp;
 
 use crate::Environment;
 use crate::Failure;
+use crate::command_line::Parsed;
 use crate::output;
 use crate::settings::Settings;
 
@@ -73,6 +83,16 @@ impl Context<'_> {
 /// The moment that "3 minutes ago" is counted from.
 pub(crate) fn now() -> Timestamp {
     Timestamp::now()
+}
+
+/// The platform of `--platform`, where it is given.
+pub(crate) fn platform(parsed: &Parsed) -> Result<Option<Platform>> {
+    match parsed.list("platform").as_slice() {
+        [] => Ok(None),
+        [one] if one.is_empty() => Ok(None),
+        [one] => corten_engine::store::platform::parse(one).map(Some),
+        _ => Err(Error::invalid("`--platform` is given several times").hint("name one platform a command")),
+    }
 }
 
 /// Docker's exit code for a template that cannot be parsed.

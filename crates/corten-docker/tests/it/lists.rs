@@ -167,18 +167,21 @@ fn an_image_that_was_brought_in_twice_is_shown_once() {
     let mut all = crate::images();
     let twin = image(None, IMAGE_ID, "2026-11-21T10:11:50Z", 1);
     all.extend([twin.clone(), twin.clone()]);
-    assert_eq!(images::select(all, &Filters::default()).unwrap().len(), 2);
-    assert_eq!(images::select(vec![twin.clone(), twin], &Filters::default()).unwrap().len(), 1);
+    assert_eq!(images::select(all, &Filters::default(), jiff::Timestamp::UNIX_EPOCH).unwrap().len(), 2);
+    assert_eq!(
+        images::select(vec![twin.clone(), twin], &Filters::default(), jiff::Timestamp::UNIX_EPOCH).unwrap().len(),
+        1
+    );
 }
 
 #[test]
 fn images_are_chosen_by_name_and_age() {
     let chosen = |word: &str| {
-        let filters = Filters::parse(&[word.to_owned()], &images::FILTERS, &images::FILTERS_LATER).unwrap();
+        let filters = Filters::parse(&[word.to_owned()], &images::FILTERS, &[]).unwrap();
         let mut all = crate::images();
         let id = "sha256:00000000000000000000000000000000000000000000000000000000000000aa";
         all.push(image(None, id, "2020-01-01T00:00:00Z", 1));
-        let shown = images::select(all, &filters).unwrap();
+        let shown = images::select(all, &filters, jiff::Timestamp::UNIX_EPOCH).unwrap();
         shown.iter().map(|image| image.id.short()).collect::<Vec<_>>().join(" ")
     };
     let (big, busybox, dangling) = ("5309aff72f0e", "f58489862759", "000000000000");

@@ -221,6 +221,29 @@ impl Database {
         Ok(references)
     }
 
+    /// Takes a member out of an index, and removes it unless something else keeps it.
+    pub(crate) fn remove_member(&self, parent: &Digest, child: &Digest) -> Result<()> {
+        let row = params![parent.to_string(), child.to_string()];
+        self.commit(|transaction| {
+            transaction.execute("DELETE FROM member WHERE parent = ?1 AND child = ?2", row)?;
+            drop_unkept(transaction)
+        })
+    }
+
+    /// The blobs of a document and of the members of an index.
+    pub(crate) fn blobs_below(&self, document: &Digest) -> Result<Vec<Digest>> {
+        let texts = self.with(|connection| {
+            let mut query = connection.prepare_cached(
+                "SELECT blob FROM image_blob WHERE manifest = ?1
+                 OR manifest IN (SELECT child FROM member WHERE parent = ?1)",
+            )?;
+            query
+                .query_map([document.to_string()], |row| row.get::<_, String>(0))?
+                .collect::<rusqlite::Result<Vec<_>>>()
+        })?;
+        texts.iter().map(|text| Digest::parse(text)).collect()
+    }
+
     /// Every blob that an image, an artifact, a repository or a pin needs.
     pub(crate) fn needed_blobs(&self) -> Result<Vec<String>> {
         self.texts(

@@ -13,7 +13,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use corten_sys::Call;
-use corten_types::{Digest, Error, ErrorKind, Result};
+use corten_types::{Digest, Error, ErrorKind, Reference, Result};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 use rustix::fs::{CWD, FileType, Mode};
@@ -108,6 +108,38 @@ impl Database {
         Ok((connection, found))
     }
 
+    /// What SQLite finds wrong with the file, read whole; nothing where it is sound.
+    pub(crate) fn integrity(&self) -> Result<Option<String>> {
+        let found: String =
+            self.with(|connection| connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0)))?;
+        Ok((found != "ok").then_some(found))
+    }
+
+    /// The names that a damaged file still gives.
+    pub(crate) fn salvaged_references(&self) -> Vec<(Reference, Digest)> {
+        let read = |connection: &Connection| {
+            let mut found = Vec::new();
+            let Ok(mut query) = connection.prepare("SELECT name, target FROM reference") else { return found };
+            let Ok(mut rows) = query.query([]) else { return found };
+            // Up to the first page that cannot be read.
+            while let Ok(Some(row)) = rows.next() {
+                let texts = (row.get::<_, String>(0), row.get::<_, String>(1));
+                if let (Ok(name), Ok(target)) = texts
+                    && let (Ok(name), Ok(target)) = (Reference::parse(&name), Digest::parse(&target))
+                {
+                    found.push((name, target));
+                }
+            }
+            found
+        };
+        Connection::open(&self.path).map(|connection| read(&connection)).unwrap_or_default()
+    }
+
+    /// Lets go of the file; the next call opens it anew.
+    pub(crate) fn close(&self) {
+        *self.connection.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
+    }
+
     fn explain(&self, error: rusqlite::Error) -> Error {
         use rusqlite::ErrorCode;
         let kind = match error.sqlite_error_code() {
@@ -116,7 +148,12 @@ impl Database {
             Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::CannotOpen) => ErrorKind::Denied,
             _ => ErrorKind::Internal,
         };
-        Error::new(kind, format!("the store's database `{}` failed", self.path.display())).caused_by(error)
+        let failed =
+            Error::new(kind, format!("the store's database `{}` failed", self.path.display())).caused_by(error);
+        match kind {
+            ErrorKind::Corrupt => failed.hint("`corten image fsck` makes a new one of the images that are there"),
+            _ => failed,
+        }
     }
 
     fn texts(&self, sql: &str) -> Result<Vec<String>> {

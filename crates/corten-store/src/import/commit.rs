@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use corten_types::digest::Algorithm;
-use corten_types::image_spec::ImageConfig;
+use corten_types::image_spec::{Descriptor, ImageConfig};
 use corten_types::{Context, Digest, Error, ErrorKind, Result};
 
 use super::unpack::Unpacker;
 use super::{Content, Imported, LoadedImage};
 use crate::add::{self, NewImageRequest, RawDocument, Unpack, check_layers};
-use crate::blob::{Ingest, Staged};
+use crate::blob::{Ingest, Staged, digest_of};
 use crate::disk::Disk;
 use crate::layer::{LayerRow, Layers, Unpacked, chain_ids};
 use crate::lease::Lease;
@@ -45,20 +45,41 @@ impl Imported {
                 .context(|| format!("cannot unpack layer {}", position + 1))?;
             rows.push(row);
         }
-        for (descriptor, content) in &self.layers {
-            match content {
-                Content::Stored(..) => drop(lease.keep(&descriptor.digest)?),
-                Content::Staged(staged) => staged.name(lease, &descriptor.digest)?,
-                Content::Bytes(_, bytes) => store.put_blob_unsynced(lease, &descriptor.digest, bytes)?,
-            }
-        }
+        name_all(store, lease, &self.layers)?;
         store.put_blob_unsynced(lease, &self.config_digest, &self.config)?;
-        let target = RawDocument { bytes: &self.manifest, media_type: &self.media_type, algorithm: Algorithm::Sha256 };
-        let (references, attached) = (self.references.as_slice(), false);
-        let request = NewImageRequest { target, members: &[], references, unpack: Unpack::Now, attached, cause };
-        let target = add::add(store, lease, unpacker, &request)?;
-        Ok(LoadedImage { id: self.config_digest, manifest: target.digest, references: self.references })
+        let primary = raw(&self.manifest, &self.media_type);
+        let (mut target, mut members) = (primary, Vec::new());
+        if let Some(index) = &self.index {
+            target = raw(&index.bytes, &index.media_type);
+            members.push(primary);
+            for part in &index.others {
+                name_all(store, lease, &part.contents)?;
+                members.push(raw(&part.bytes, &part.media_type));
+            }
+            members.extend(index.nested.iter().map(|(bytes, media_type)| raw(bytes, media_type)));
+        }
+        let manifest = digest_of(Algorithm::Sha256, &self.manifest)?;
+        let (references, members) = (self.references.as_slice(), members.as_slice());
+        let request = NewImageRequest { target, members, references, unpack: Unpack::Now, attached: false, cause };
+        let target = add::add(store, lease, unpacker, &request)?.digest;
+        Ok(LoadedImage { id: self.config_digest, manifest, target, references: self.references })
     }
+}
+
+fn raw<'a>(bytes: &'a [u8], media_type: &'a str) -> RawDocument<'a> {
+    RawDocument { bytes, media_type, algorithm: Algorithm::Sha256 }
+}
+
+/// Gives contents their names in the store.
+fn name_all(store: &Store, lease: &Lease, contents: &[(Descriptor, Content)]) -> Result<()> {
+    for (descriptor, content) in contents {
+        match content {
+            Content::Stored(..) => drop(lease.keep(&descriptor.digest)?),
+            Content::Staged(staged) => staged.name(lease, &descriptor.digest)?,
+            Content::Bytes(_, bytes) => store.put_blob_unsynced(lease, &descriptor.digest, bytes)?,
+        }
+    }
+    Ok(())
 }
 
 /// The row of an unpacked layer in its chain.

@@ -2,13 +2,14 @@
 
 use corten_types::digest::Algorithm;
 use corten_types::image_spec::{
-    CONFIG_SIZE_BYTES_MAX, Compression, Descriptor, LAYER_COUNT_MAX, MANIFEST_SIZE_BYTES_MAX, Manifest, media_type,
+    CONFIG_SIZE_BYTES_MAX, Compression, Descriptor, ImageConfig, LAYER_COUNT_MAX, MANIFEST_SIZE_BYTES_MAX, Manifest,
+    media_type,
 };
 use corten_types::runtime_spec::parse_list;
 use corten_types::{Context, Error, ErrorKind, Reference, Result};
 use serde::Deserialize;
 
-use super::{Content, Files, Imported, Want, blob_of_path};
+use super::{Content, Files, Imported, Want, blob_of_path, platform};
 use crate::blob::digest_of;
 use crate::layer::decode::sniff;
 
@@ -25,13 +26,28 @@ pub(super) fn images(files: &mut dyn Files, want: Want<'_>) -> Result<Vec<Import
     let bytes = files.read("manifest.json", MANIFEST_SIZE_BYTES_MAX)?.unwrap_or_default();
     let items: Vec<Item> = parse_list(&bytes, "manifest.json")?;
     let chosen: Vec<&Item> = match want {
-        Want::All => items.iter().collect(),
+        Want::All(_) => items.iter().collect(),
         Want::One(name) => vec![one(&items, name)?],
     };
     if chosen.is_empty() {
         return Err(Error::new(ErrorKind::NotFound, "the archive holds no image"));
     }
-    chosen.into_iter().map(|item| image(files, item)).collect()
+    let mut images = chosen.into_iter().map(|item| image(files, item)).collect::<Result<Vec<_>>>()?;
+    if let Want::All(Some(platform)) = want {
+        let mut fitting = Vec::new();
+        for image in images {
+            let config = ImageConfig::parse(&image.config)?;
+            if platform::best(std::iter::once((&config.platform, ())), Some(platform)).is_some() {
+                fitting.push(image);
+            }
+        }
+        if fitting.is_empty() {
+            let message = format!("the archive holds no image for {}", platform::text(platform));
+            return Err(Error::new(ErrorKind::NotFound, message));
+        }
+        images = fitting;
+    }
+    Ok(images)
 }
 
 fn one<'i>(items: &'i [Item], name: Option<&str>) -> Result<&'i Item> {
@@ -88,7 +104,15 @@ fn image(files: &mut dyn Files, item: &Item) -> Result<Imported> {
     };
     let manifest =
         serde_json::to_vec(&manifest).map_err(|error| Error::invalid("cannot write a manifest").caused_by(error))?;
-    Ok(Imported { manifest, media_type: media_type::MANIFEST.to_owned(), config, config_digest, layers, references })
+    Ok(Imported {
+        manifest,
+        media_type: media_type::MANIFEST.to_owned(),
+        config,
+        config_digest,
+        layers,
+        references,
+        index: None,
+    })
 }
 
 fn layer_descriptor(content: &Content) -> Result<Descriptor> {
@@ -105,7 +129,8 @@ fn layer_descriptor(content: &Content) -> Result<Descriptor> {
     Ok(descriptor(kind, content.digest(), content.size()))
 }
 
-fn start_of(file: &std::fs::File) -> Result<Compression> {
+/// How a file is compressed.
+pub(super) fn start_of(file: &std::fs::File) -> Result<Compression> {
     let mut start = [0; 4];
     let count = std::os::unix::fs::FileExt::read_at(file, &mut start, 0)?;
     Ok(sniff(&start[..count]))

@@ -10,6 +10,7 @@ mod docker;
 pub(crate) mod layout;
 mod oci;
 pub mod platform;
+mod rootfs;
 mod source;
 pub(crate) mod unpack;
 
@@ -17,7 +18,7 @@ use std::fs::File;
 use std::sync::Arc;
 
 use corten_types::digest::Algorithm;
-use corten_types::image_spec::Descriptor;
+use corten_types::image_spec::{Descriptor, Platform};
 use corten_types::{Digest, Error, Reference, Result};
 
 use crate::blob::Staged;
@@ -25,6 +26,7 @@ use crate::blob::Staged;
 pub(crate) use commit::settle;
 pub(crate) use docker::descriptor;
 pub(crate) use platform::this_machine;
+pub use rootfs::RootfsRequest;
 pub use source::Source;
 
 /// One image that `load` brought in.
@@ -34,6 +36,8 @@ pub struct LoadedImage {
     pub id: Digest,
     /// Digest of the manifest.
     pub manifest: Digest,
+    /// What the names point to: the manifest, or an index around it.
+    pub target: Digest,
     /// The names that the archive gave it, now pointing to it.
     pub references: Vec<Reference>,
 }
@@ -87,13 +91,33 @@ pub(crate) struct Imported {
     /// Layers, lowest first.
     pub(crate) layers: Vec<(Descriptor, Content)>,
     pub(crate) references: Vec<Reference>,
+    /// The index that it came in and that is kept with it.
+    pub(crate) index: Option<ImportedIndex>,
+}
+
+/// An index around an image.
+pub(crate) struct ImportedIndex {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) media_type: String,
+    /// Indexes within it, as bytes and media type.
+    pub(crate) nested: Vec<(Vec<u8>, String)>,
+    /// What else of it is there.
+    pub(crate) others: Vec<ImportedPart>,
+}
+
+/// A manifest that is kept and not unpacked.
+pub(crate) struct ImportedPart {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) media_type: String,
+    /// Its configuration and layers.
+    pub(crate) contents: Vec<(Descriptor, Content)>,
 }
 
 /// Which images of a source are wanted.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Want<'a> {
-    /// All, with their names.
-    All,
+    /// All, with their names; of every platform, or of one.
+    All(Option<&'a Platform>),
     /// One: the one of this name, or the only one.
     One(Option<&'a str>),
 }

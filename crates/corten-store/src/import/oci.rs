@@ -1,12 +1,13 @@
 //! OCI layouts, whether a directory or in an archive.
 
 use corten_types::image_spec::{
-    CONFIG_SIZE_BYTES_MAX, Descriptor, Document, Index, MANIFEST_SIZE_BYTES_MAX, Manifest, layer_compression,
+    CONFIG_SIZE_BYTES_MAX, Descriptor, Document, ImageConfig, Index, MANIFEST_SIZE_BYTES_MAX, Manifest, Platform,
+    layer_compression, media_type,
 };
-use corten_types::{Context, Error, ErrorKind, Reference, Result};
+use corten_types::{Context, Digest, Error, ErrorKind, Reference, Result};
 use serde::Deserialize;
 
-use super::{Content, Files, Imported, Want, blob_path, platform};
+use super::{Content, Files, Imported, ImportedIndex, ImportedPart, Want, blob_path, platform};
 use crate::blob::digest_of;
 
 /// Indexes within indexes.
@@ -34,38 +35,37 @@ pub(super) fn images(files: &mut dyn Files, want: Want<'_>) -> Result<Vec<Import
         return Err(Error::invalid("`index.json` is no index"));
     };
     match want {
-        Want::All => all(files, &index),
+        Want::All(platform) => all(files, &index, platform),
         Want::One(name) => {
             let descriptor = one(&index, name)?;
-            Ok(vec![image(files, descriptor, INDEX_DEPTH_MAX)??])
+            let mut imported = image(files, descriptor, None)?.ok_or_else(|| no_platform(&index.manifests, None))?;
+            // One image for this machine is wanted, not all that stands beside it.
+            imported.index = None;
+            Ok(vec![imported])
         }
     }
 }
 
-fn all(files: &mut dyn Files, index: &Index) -> Result<Vec<Imported>> {
-    let mut found: Vec<Imported> = Vec::new();
-    let mut unfit = Error::new(ErrorKind::NotFound, "the layout holds no image");
+fn all(files: &mut dyn Files, index: &Index, wanted: Option<&Platform>) -> Result<Vec<Imported>> {
+    let mut found: Vec<(Digest, Imported)> = Vec::new();
     for descriptor in &index.manifests {
-        let mut imported = match image(files, descriptor, INDEX_DEPTH_MAX)? {
-            Ok(imported) => imported,
-            Err(error) => {
-                unfit = error;
-                continue;
-            }
-        };
-        imported.references = reference(descriptor)?.into_iter().collect();
-        let digest = |imported: &Imported| digest_of(imported.config_digest.algorithm(), &imported.manifest);
-        let this = digest(&imported)?;
+        let name = reference(descriptor)?;
         // One entry for each name of an image.
-        match found.iter_mut().find(|known| digest(known).is_ok_and(|known| known == this)) {
-            Some(known) => known.references.append(&mut imported.references),
-            None => found.push(imported),
+        if let Some((_, known)) = found.iter_mut().find(|(digest, _)| *digest == descriptor.digest) {
+            known.references.extend(name);
+            continue;
         }
+        let Some(mut imported) = image(files, descriptor, Some(wanted))? else { continue };
+        imported.references = name.into_iter().collect();
+        found.push((descriptor.digest, imported));
     }
     if found.is_empty() {
-        return Err(unfit);
+        return Err(match wanted {
+            Some(_) => no_platform(&index.manifests, wanted),
+            None => Error::new(ErrorKind::NotFound, "the layout holds no image"),
+        });
     }
-    Ok(found)
+    Ok(found.into_iter().map(|(_, imported)| imported).collect())
 }
 
 /// The name of an image in `index.json`; a bare tag names nothing.
@@ -86,7 +86,7 @@ fn one<'i>(index: &'i Index, name: Option<&str>) -> Result<&'i Descriptor> {
             [one] => Ok(one),
             // Several entries of platforms are one image; several of names are not.
             several if several.iter().all(|descriptor| !descriptor.annotations.contains_key(REF_NAME)) => {
-                platform::select(several, None).ok_or_else(|| no_platform(several))
+                platform::select(several, None).ok_or_else(|| no_platform(several, None))
             }
             several => match several.iter().find(|descriptor| is_named(descriptor, "latest")) {
                 Some(latest) => Ok(latest),
@@ -112,36 +112,120 @@ fn names(manifests: &[Descriptor]) -> impl Iterator<Item = &str> {
     manifests.iter().filter_map(|descriptor| descriptor.annotations.get(REF_NAME)).map(String::as_str)
 }
 
-fn no_platform(manifests: &[Descriptor]) -> Error {
-    let known: Vec<String> = manifests
-        .iter()
-        .filter_map(|descriptor| descriptor.platform.as_ref())
-        .map(|platform| format!("{}/{}", platform.os, platform.architecture))
-        .collect();
-    let message = format!("there is no image for linux/{}", platform::this_machine());
-    let error = Error::new(ErrorKind::NotFound, message);
+fn no_platform(manifests: &[Descriptor], wanted: Option<&Platform>) -> Error {
+    let known: Vec<String> =
+        manifests.iter().filter_map(|descriptor| descriptor.platform.as_ref()).map(platform::text).collect();
+    let wanted = wanted.map_or_else(|| format!("linux/{}", platform::this_machine()), platform::text);
+    let error = Error::new(ErrorKind::NotFound, format!("there is no image for {wanted}"));
     if known.is_empty() { error } else { error.hint(format!("there are images for: {}", known.join(", "))) }
 }
 
-/// An image, or why none of an index is for this machine, which is no error where another entry is.
-type ForThisMachine = Result<Imported, Error>;
-
-/// The image of a descriptor: itself, or within an index the one for this machine.
-fn image(files: &mut dyn Files, descriptor: &Descriptor, depth: u32) -> Result<ForThisMachine> {
+/// The image of a descriptor: itself, or an index with those of its images that are there. `all` asks for all of them
+/// (and may name the platform that must be among them); without it only the one for this machine counts.
+fn image(files: &mut dyn Files, descriptor: &Descriptor, all: Option<Option<&Platform>>) -> Result<Option<Imported>> {
     let named = || format!("cannot read manifest {}", descriptor.digest);
-    let manifest = small(files, descriptor, MANIFEST_SIZE_BYTES_MAX).context(named)?;
-    match Document::parse(&manifest, Some(&descriptor.media_type)).context(named)? {
+    let bytes = small(files, descriptor, MANIFEST_SIZE_BYTES_MAX).context(named)?;
+    let index = match Document::parse(&bytes, Some(&descriptor.media_type)).context(named)? {
         Document::Manifest(document) => {
-            imported(files, manifest, &descriptor.media_type, &document).context(named).map(Ok)
+            let imported = imported(files, bytes, &descriptor.media_type, &document).context(named)?;
+            return match all.flatten() {
+                Some(wanted) if !is_for(&imported, wanted)? => Ok(None),
+                _ => Ok(Some(imported)),
+            };
         }
-        Document::Index(_) if depth == 0 => {
-            Err(Error::new(ErrorKind::Exhausted, format!("indexes lie deeper than {INDEX_DEPTH_MAX} in each other")))
-        }
-        Document::Index(index) => match platform::select(&index.manifests, None) {
-            Some(chosen) => image(files, chosen, depth - 1),
-            None => Ok(Err(no_platform(&index.manifests))),
+        Document::Index(index) => index,
+    };
+    let mut nested = Vec::new();
+    let leaves = leaves(files, &index, &mut nested, INDEX_DEPTH_MAX)?;
+    let wanted = all.flatten();
+    let chosen = match (platform::select(&leaves, wanted), all) {
+        (Some(chosen), _) => chosen,
+        // Nothing for this machine, but something to keep: what is foreign can be copied and pushed.
+        (None, Some(None)) => match first_image(files, &leaves)? {
+            Some(first) => first,
+            None => return Err(no_platform(&leaves, None)),
         },
+        (None, _) => return Err(no_platform(&leaves, wanted)),
+    };
+    let manifest = small(files, chosen, MANIFEST_SIZE_BYTES_MAX).context(named)?;
+    let Document::Manifest(document) = Document::parse(&manifest, Some(&chosen.media_type)).context(named)? else {
+        return Err(Error::new(ErrorKind::Internal, "an index among the leaves of an index"));
+    };
+    let mut primary = imported(files, manifest, &chosen.media_type, &document).context(named)?;
+    let mut others = Vec::new();
+    for leaf in leaves.iter().filter(|leaf| all == Some(None) && leaf.digest != chosen.digest) {
+        others.extend(part(files, leaf).context(|| format!("cannot read manifest {}", leaf.digest))?);
     }
+    primary.index = Some(ImportedIndex { bytes, media_type: descriptor.media_type.clone(), nested, others });
+    Ok(Some(primary))
+}
+
+fn is_for(imported: &Imported, wanted: &Platform) -> Result<bool> {
+    let config = ImageConfig::parse(&imported.config)?;
+    Ok(platform::best(std::iter::once((&config.platform, ())), Some(wanted)).is_some())
+}
+
+/// The manifests of an index and of the indexes within, whose bytes go to `nested`.
+fn leaves(
+    files: &mut dyn Files,
+    index: &Index,
+    nested: &mut Vec<(Vec<u8>, String)>,
+    depth: u32,
+) -> Result<Vec<Descriptor>> {
+    let mut found = Vec::new();
+    for descriptor in &index.manifests {
+        if !matches!(descriptor.media_type.as_str(), media_type::INDEX | media_type::DOCKER_LIST) {
+            found.push(descriptor.clone());
+            continue;
+        }
+        if depth == 0 {
+            let message = format!("indexes lie deeper than {INDEX_DEPTH_MAX} in each other");
+            return Err(Error::new(ErrorKind::Exhausted, message));
+        }
+        if files.read(&blob_path(&descriptor.digest), MANIFEST_SIZE_BYTES_MAX)?.is_none() {
+            continue;
+        }
+        let bytes = small(files, descriptor, MANIFEST_SIZE_BYTES_MAX)?;
+        if let Document::Index(within) = Document::parse(&bytes, Some(&descriptor.media_type))? {
+            found.extend(leaves(files, &within, nested, depth - 1)?);
+        }
+        nested.push((bytes, descriptor.media_type.clone()));
+    }
+    Ok(found)
+}
+
+/// The first of `leaves` that is an image and is there.
+fn first_image<'l>(files: &mut dyn Files, leaves: &'l [Descriptor]) -> Result<Option<&'l Descriptor>> {
+    for leaf in leaves {
+        let Some(bytes) = files.read(&blob_path(&leaf.digest), MANIFEST_SIZE_BYTES_MAX)? else { continue };
+        if let Document::Manifest(manifest) = Document::parse(&bytes, Some(&leaf.media_type))?
+            && crate::add::is_image(&manifest)
+            && files.read(&blob_path(&manifest.config.digest), CONFIG_SIZE_BYTES_MAX)?.is_some()
+        {
+            return Ok(Some(leaf));
+        }
+    }
+    Ok(None)
+}
+
+/// What stands beside the chosen image of an index: another platform, or an attestation. `None` where it is not there,
+/// or not whole: archives often hold one platform alone.
+fn part(files: &mut dyn Files, descriptor: &Descriptor) -> Result<Option<ImportedPart>> {
+    if files.read(&blob_path(&descriptor.digest), MANIFEST_SIZE_BYTES_MAX)?.is_none() {
+        return Ok(None);
+    }
+    let bytes = small(files, descriptor, MANIFEST_SIZE_BYTES_MAX)?;
+    let Document::Manifest(document) = Document::parse(&bytes, Some(&descriptor.media_type))? else {
+        return Ok(None);
+    };
+    let mut contents = Vec::with_capacity(document.layers.len() + 1);
+    for blob in std::iter::once(&document.config).chain(&document.layers) {
+        let Some(content) = files.content(&blob_path(&blob.digest), blob.digest.algorithm())? else {
+            return Ok(None);
+        };
+        contents.push((blob.clone(), verified(content, blob)?));
+    }
+    Ok(Some(ImportedPart { bytes, media_type: descriptor.media_type.clone(), contents }))
 }
 
 fn imported(files: &mut dyn Files, manifest: Vec<u8>, media_type: &str, document: &Manifest) -> Result<Imported> {
@@ -165,6 +249,7 @@ fn imported(files: &mut dyn Files, manifest: Vec<u8>, media_type: &str, document
         config_digest: document.config.digest,
         layers,
         references: Vec::new(),
+        index: None,
     })
 }
 

@@ -116,6 +116,14 @@ impl Unpacker<'_> {
         self.syncs.send(Arc::clone(staged)).unwrap_or_default();
     }
 
+    /// The diff id of `blob`, unpacking it now if nobody started; the result stays for [`Unpacker::take`].
+    pub(crate) fn diff_id(&self, blob: &Digest, file: impl FnOnce() -> Result<Arc<File>>) -> Result<Digest> {
+        let unpacked = self.take(blob, file)?;
+        let diff_id = unpacked.diff_id();
+        self.results.lock().insert(*blob, Some(Ok(unpacked)));
+        Ok(diff_id)
+    }
+
     /// What unpacking `blob` gave; does it now if nobody started. A result is taken once.
     pub(crate) fn take(&self, blob: &Digest, file: impl FnOnce() -> Result<Arc<File>>) -> Result<Unpacked> {
         let mut results = self.results.lock();

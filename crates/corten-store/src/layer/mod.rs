@@ -8,6 +8,7 @@
 //! synced, another boot unpacks it again from its blob, which is durable before any row.
 
 pub mod apply;
+mod compare;
 pub mod decode;
 mod directory;
 mod erofs;
@@ -20,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use corten_fs::Root;
+use corten_fs::overlay::Overlay;
 use corten_sys::Call;
 use corten_types::digest::Algorithm;
 use corten_types::{Context, Digest, Error, ErrorKind, Result};
@@ -172,6 +174,18 @@ impl<'s> Layers<'s> {
         self.disk.path().join("layers").join(key)
     }
 
+    /// Unpacked layers, lowest first, as one read-only tree.
+    pub(crate) fn overlay(&self, rows: &[LayerRow]) -> Overlay {
+        let start = rows.iter().rposition(|row| row.opaque_root).unwrap_or(0);
+        let mut seen = std::collections::HashSet::new();
+        let visible = rows[start..].iter().rev().filter(|row| seen.insert(&row.key));
+        Overlay {
+            lower: visible.map(|row| self.directory(&row.key).join(row.form.lower())).collect(),
+            user_xattr: self.user_xattr(),
+            ..Overlay::default()
+        }
+    }
+
     /// Unpacks a blob, unless that was done before. One process does it at a time; the others find it done.
     pub(crate) fn unpack(&self, blob: &Digest, bytes: &LayerBytes) -> Result<Unpacked> {
         let locks = self.disk.part("locks")?;
@@ -248,6 +262,11 @@ impl<'s> Layers<'s> {
         }
         self.database.add_layer(&row, &diff_id, &blob)?;
         Ok(row)
+    }
+
+    /// Whether layers of this boot are not durable yet.
+    pub(crate) fn is_unsynced(&self) -> Result<bool> {
+        Ok(!self.database.unsynced_layers(&self.boot)?.is_empty())
     }
 
     /// Makes the layers of this boot durable, where some are not.

@@ -115,7 +115,12 @@ fn the_platform_of_this_machine_is_chosen() {
     let only = foreign.image("s390x", &theirs, theirs.clone(), "");
     let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [only]}).to_string();
     let index = foreign.add(INDEX, index.into_bytes());
-    let error = sandbox.store.load(foreign.archive(&[index]).as_slice()).unwrap_err();
+    // Kept for whoever copies or pushes it, and not run by accident.
+    let loaded = sandbox.store.load(foreign.archive(std::slice::from_ref(&index)).as_slice()).unwrap();
+    assert_eq!(loaded[0].target.to_string(), index["digest"]);
+    foreign.write(&sandbox.dir.path().join("foreign"), &[index]);
+    let text = format!("oci:{}", sandbox.dir.path().join("foreign").display());
+    let error = sandbox.store.import(&Source::parse(&text).unwrap().unwrap()).unwrap_err();
     assert!(error.one_line().contains(&format!("no image for linux/{}", here())), "{error:?}");
     assert!(error.hints()[0].contains("linux/s390x"));
 }

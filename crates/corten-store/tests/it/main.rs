@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
+mod check;
 mod crash;
 mod forms;
 mod hostile;

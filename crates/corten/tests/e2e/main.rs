@@ -12,6 +12,7 @@ mod faults;
 mod filesystem;
 mod hello;
 mod identity;
+mod images;
 mod init;
 mod layers;
 mod limits;

@@ -1,0 +1,6 @@
+//! Images and trees on their way out: `save`'s archive, a root as a tar.
+
+pub(crate) mod archive;
+pub mod tree;
+
+pub use archive::SaveRequest;
