@@ -165,8 +165,10 @@ mod tests {
         for (line, code, message) in [
             (&["bogus"][..], 1, "unknown command: corten bogus"),
             (&["container", "bogus"], 1, "unknown command: corten container bogus"),
-            (&["exec", "x"], 1, "the command `exec` is not supported yet"),
-            (&["container", "exec"], 1, "the command `container exec` is not supported yet"),
+            (&["commit", "x"], 1, "the command `commit` is not supported yet"),
+            (&["container", "commit"], 1, "the command `container commit` is not supported yet"),
+            (&["exec", "x"], 1, "'corten exec' requires at least 2 arguments"),
+            (&["logs", "-n", "x", "c"], 125, "invalid tail: x"),
             (&["--bogus", "ps"], 125, "unknown flag: --bogus"),
             (&["-H", "tcp://x", "ps"], 125, "the flag `--host` is not supported yet"),
             (&["ps", "--bogus"], 125, "unknown flag: --bogus"),

@@ -1,6 +1,6 @@
 //! `docker ps`: rows, states in words, filters.
 
-use corten_engine::{Container, MountSource, State};
+use corten_engine::{Container, HealthStatus, MountSource, State};
 use corten_types::{Error, Reference, Result};
 use jiff::Timestamp;
 
@@ -96,7 +96,7 @@ impl Criteria {
                     .iter()
                     .any(|(name, ids)| ids.contains(&config.image_id) || *name == familiar(&config.image)))
             && filters.any("status", |status| status == state_word(life.state))
-            && filters.any("health", |health| health == "none")
+            && filters.any("health", |health| health == health_word(container))
             && filters.any("network", |wanted| wanted == network(container))
             && filters
                 .any("volume", |volume| mounts(container).any(|(source, target)| source == volume || target == volume))
@@ -127,6 +127,15 @@ fn mounts(container: &Container) -> impl Iterator<Item = (String, String)> + '_ 
     })
 }
 
+/// Docker's word for what the checks say.
+pub(crate) fn health_word(container: &Container) -> &'static str {
+    match &container.life.health {
+        Some(health) if container.life.state.is_alive() => health.status.as_str(),
+        Some(health) => health.status.as_str(),
+        None => "none",
+    }
+}
+
 /// Docker's word for a state; it has none for a container that is about to run.
 pub(crate) fn state_word(state: State) -> &'static str {
     if state == State::Starting { "created" } else { state.as_str() }
@@ -137,7 +146,14 @@ pub fn status(container: &Container, now: Timestamp) -> String {
     let life = &container.life;
     let ago = |text: &str| moment(text).map(|moment| since(moment, now)).unwrap_or_default();
     match life.state {
-        State::Running => format!("Up {}", ago(&life.started_at)),
+        State::Running => match &life.health {
+            Some(health) => {
+                let word =
+                    if health.status == HealthStatus::Starting { "health: starting" } else { health.status.as_str() };
+                format!("Up {} ({word})", ago(&life.started_at))
+            }
+            None => format!("Up {}", ago(&life.started_at)),
+        },
         State::Paused => format!("Up {} (Paused)", ago(&life.started_at)),
         State::Restarting => format!("Restarting ({}) {} ago", life.exit_code, ago(&life.finished_at)),
         State::Removing => "Removal In Progress".to_owned(),

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use corten_engine::security::paths::{MASKED_PATHS, READONLY_PATHS};
 use corten_engine::store::Image;
-use corten_engine::{Container, MountSource, State};
+use corten_engine::{Container, Health, HealthCheck, MountSource, State};
 
 use crate::containers::{network, state_word};
 use crate::table::field;
@@ -60,7 +60,7 @@ pub fn container(container: &Container, host: Host<'_>) -> Value {
         "HostsPath": file("hosts"),
         "LogPath": path(&container.log_path),
         "Name": format!("/{}", config.name),
-        "RestartCount": number(0),
+        "RestartCount": number(container.life.restart_count),
         "Driver": host.driver,
         "Platform": "linux",
         "MountLabel": "",
@@ -78,19 +78,56 @@ pub fn container(container: &Container, host: Host<'_>) -> Value {
 fn state(container: &Container) -> Value {
     let life = &container.life;
     let time = |text: &str| if text.is_empty() { ZERO_TIME.to_owned() } else { text.to_owned() };
+    let mut fields = vec![
+        field("Status", state_word(life.state)),
+        field("Running", matches!(life.state, State::Running | State::Paused | State::Restarting)),
+        field("Paused", life.state == State::Paused),
+        field("Restarting", life.state == State::Restarting),
+        field("OOMKilled", life.oom_killed),
+        field("Dead", life.state == State::Dead),
+        field("Pid", number(life.pid)),
+        field("ExitCode", number(life.exit_code)),
+        field("Error", life.error.as_str()),
+        field("StartedAt", time(&life.started_at)),
+        field("FinishedAt", time(&life.finished_at)),
+    ];
+    fields.extend(life.health.as_ref().map(|health| field("Health", health_document(health))));
+    Value::document(fields)
+}
+
+fn health_document(health: &Health) -> Value {
+    let moment = |time: (i64, u32)| corten_types::time::rfc3339(time.0, time.1);
+    let results = health.log.iter().map(|result| {
+        document! {
+            "Start": moment(result.start),
+            "End": moment(result.end),
+            "ExitCode": number(result.exit_code),
+            "Output": result.output.as_str(),
+        }
+    });
     document! {
-        "Status": state_word(life.state),
-        "Running": matches!(life.state, State::Running | State::Paused | State::Restarting),
-        "Paused": life.state == State::Paused,
-        "Restarting": life.state == State::Restarting,
-        "OOMKilled": life.oom_killed,
-        "Dead": life.state == State::Dead,
-        "Pid": number(life.pid),
-        "ExitCode": number(life.exit_code),
-        "Error": life.error.as_str(),
-        "StartedAt": time(&life.started_at),
-        "FinishedAt": time(&life.finished_at),
+        "Status": health.status.as_str(),
+        "FailingStreak": number(health.failing_streak),
+        "Log": Value::list(results),
     }
+}
+
+/// Docker's form: nanoseconds, and only what is set.
+fn healthcheck(check: &HealthCheck) -> Value {
+    let nanoseconds = |time: u64| number(i128::from(time) * 1_000_000);
+    let mut fields = vec![field("Test", Value::strings(&check.test))];
+    for (name, time) in [
+        ("Interval", check.interval_ms),
+        ("Timeout", check.timeout_ms),
+        ("StartPeriod", check.start_period_ms),
+        ("StartInterval", check.start_interval_ms),
+    ] {
+        if time > 0 {
+            fields.push(field(name, nanoseconds(time)));
+        }
+    }
+    fields.push(field("Retries", number(check.retries)));
+    Value::document(fields)
 }
 
 fn host_config(container: &Container, host: Host<'_>) -> Value {
@@ -99,13 +136,17 @@ fn host_config(container: &Container, host: Host<'_>) -> Value {
     let optional = |value: Option<i128>| number(value.unwrap_or(0));
     let unconfined = config.privileged || config.security.system_paths_unconfined;
     let paths = |paths: &[&str]| if unconfined { Value::NilList } else { Value::strings(paths) };
+    let (policy, retries) = config.restart.words();
     let mut fields = vec![
         field("Binds", binds(container)),
         field("ContainerIDFile", ""),
-        field("LogConfig", document! { "Type": "json-file", "Config": empty_map() }),
+        field(
+            "LogConfig",
+            document! { "Type": config.log.driver.as_str(), "Config": Value::string_map(&config.log.options) },
+        ),
         field("NetworkMode", network(container)),
         field("PortBindings", empty_map()),
-        field("RestartPolicy", document! { "Name": "no", "MaximumRetryCount": number(0) }),
+        field("RestartPolicy", document! { "Name": policy, "MaximumRetryCount": number(retries) }),
         field("AutoRemove", config.remove_on_exit),
         field("VolumeDriver", ""),
         field("VolumesFrom", Value::NilList),
@@ -284,7 +325,7 @@ fn container_config(container: &Container) -> Value {
         field("AttachStderr", true),
         field("Tty", config.terminal),
         field("OpenStdin", config.open_stdin),
-        field("StdinOnce", config.open_stdin),
+        field("StdinOnce", config.stdin_once),
         field("Env", Value::strings(&config.env)),
         field("Cmd", Value::strings_or_nil(&config.command)),
         field("Image", config.image.as_str()),
@@ -297,6 +338,8 @@ fn container_config(container: &Container) -> Value {
     if !config.stop_signal.is_empty() {
         fields.push(field("StopSignal", config.stop_signal.as_str()));
     }
+    fields.extend(config.stop_timeout_seconds.map(|seconds| field("StopTimeout", number(seconds))));
+    fields.extend(config.health.as_ref().map(|check| field("Healthcheck", healthcheck(check))));
     Value::document(fields)
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use corten_types::shim::RootMount;
+use corten_types::shim::{Health, HealthCheck, LogOptions, RestartPolicy, RootMount};
 use serde::{Deserialize, Serialize};
 
 use crate::request::{DeviceRequest, Mount, NetworkMode, Resources, SecurityOptions, Ulimit};
@@ -75,6 +75,18 @@ pub struct ContainerConfig {
     pub terminal: bool,
     /// `-i`
     pub open_stdin: bool,
+    /// Its input ends with the first client that gave some.
+    pub stdin_once: bool,
+    /// What becomes of the output.
+    pub log: LogOptions,
+    /// What follows the program's end.
+    pub restart: RestartPolicy,
+    /// First and longest wait before it starts again, milliseconds.
+    pub restart_delay_ms: Option<(u64, u64)>,
+    /// How its health is told.
+    pub health: Option<HealthCheck>,
+    /// Seconds that `stop` waits; below zero is for ever.
+    pub stop_timeout_seconds: Option<i64>,
     /// `--rm`
     pub remove_on_exit: bool,
     /// Cgroup, below the mount points.
@@ -84,6 +96,14 @@ pub struct ContainerConfig {
 }
 
 impl ContainerConfig {
+    /// What every event says of it: labels, image, name.
+    pub(crate) fn attributes(&self) -> BTreeMap<String, String> {
+        let mut attributes = self.labels.clone();
+        attributes.insert("image".to_owned(), self.image.clone());
+        attributes.insert("name".to_owned(), self.name.clone());
+        attributes
+    }
+
     /// Program and arguments: entry point, then command.
     pub fn args(&self) -> Vec<String> {
         self.entrypoint.iter().chain(&self.command).cloned().collect()
@@ -110,6 +130,14 @@ pub struct Life {
     pub started_at: String,
     /// RFC 3339, empty if never.
     pub finished_at: String,
+    /// How often its policy started it again.
+    pub restart_count: u32,
+    /// The user ended it.
+    pub manually_stopped: bool,
+    /// What its checks say.
+    pub health: Option<Health>,
+    /// Pieces of output that the log could not take.
+    pub log_drops: u64,
 }
 
 /// A container.
@@ -121,11 +149,16 @@ pub struct Container {
     pub life: Life,
     /// Its directory under the root.
     pub directory: PathBuf,
-    /// Its log, whether or not anything was written.
+    /// Its log, whether or not anything was written; empty where it is not a file.
     pub log_path: PathBuf,
 }
 
 impl Container {
+    /// What every event says of it.
+    pub(crate) fn attributes(&self) -> BTreeMap<String, String> {
+        self.config.attributes()
+    }
+
     /// The id's first twelve digits.
     pub fn short_id(&self) -> &str {
         self.config.id.get(..12).unwrap_or(&self.config.id)

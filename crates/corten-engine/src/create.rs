@@ -57,6 +57,7 @@ impl Engine {
             self.forget(id.as_str(), &config.name)?;
             return Err(error);
         }
+        self.tell(id.as_str(), "create", config.attributes());
         Ok(Created { id: id.as_str().to_owned(), name: config.name, warnings })
     }
 
@@ -144,6 +145,10 @@ impl Engine {
         }));
         check_mounts(&request.mounts, &mut warnings)?;
         check_security(&request.security)?;
+        if request.remove_on_exit && request.restart != corten_types::shim::RestartPolicy::No {
+            return Err(Error::invalid("conflicting options: cannot specify both --restart and --rm"));
+        }
+        let stop_timeout = defaults.stop_timeout;
         let mut labels = defaults.labels;
         labels.extend(request.labels);
         let resources = request.resources.checked(cpus())?;
@@ -180,6 +185,12 @@ impl Engine {
             stop_signal: request.stop_signal.or(defaults.stop_signal).unwrap_or_default(),
             terminal: request.terminal,
             open_stdin: request.open_stdin,
+            stdin_once: request.stdin_once,
+            log: request.log,
+            restart: request.restart,
+            restart_delay_ms: request.restart_delay_ms,
+            health: crate::health::decide(request.health, defaults.healthcheck.as_ref())?,
+            stop_timeout_seconds: request.stop_timeout_seconds.or(stop_timeout),
             remove_on_exit: request.remove_on_exit,
             cgroups_path: self.cgroups_path(id),
             root: None,
@@ -224,7 +235,7 @@ impl Engine {
         }
     }
 
-    fn link_name(&self, directory: &Root, name: &str) -> Result<()> {
+    pub(crate) fn link_name(&self, directory: &Root, name: &str) -> Result<()> {
         loop {
             match rustix::fs::linkat(directory, ID, &self.names, name, AtFlags::empty()) {
                 Ok(()) => return Ok(()),
@@ -300,7 +311,7 @@ fn host_defaults() -> ImageDefaults {
     ImageDefaults { cmd: Some(vec!["/bin/sh".to_owned()]), ..ImageDefaults::default() }
 }
 
-fn check_environment(env: &[String]) -> Result<()> {
+pub(crate) fn check_environment(env: &[String]) -> Result<()> {
     match env.iter().find(|entry| entry.is_empty() || entry.starts_with('=') || entry.contains('\0')) {
         Some(entry) => Err(Error::invalid(format!("invalid environment variable `{}`", entry.escape_debug()))),
         None => Ok(()),

@@ -1,11 +1,13 @@
 //! The engine: one root, one run root, and how they are laid out.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use corten_fs::Root;
+use corten_fs::{Root, append};
 use corten_store::Store;
 use corten_sys::Call;
+use corten_types::event::{EVENTS, EVENTS_SIZE_BYTES_MAX, EventRecord};
 use corten_types::{Context, Error, ErrorKind, Result};
 use rustix::fs::{Mode, OFlags};
 
@@ -39,6 +41,8 @@ pub struct Created {
 #[derive(Debug)]
 pub struct Engine {
     pub(crate) options: EngineOptions,
+    /// `ROOT`
+    pub(crate) root: Root,
     /// `ROOT/containers`
     pub(crate) containers: Root,
     /// `ROOT/names`
@@ -66,7 +70,7 @@ impl Engine {
         let running = below(&run, "containers")?;
         below(&run, "runtime")?;
         let store = Store::open(corten_store::store::Options { root: options.root.join("store") })?;
-        Ok(Self { options, containers, names, running, store })
+        Ok(Self { options, root, containers, names, running, store })
     }
 
     /// New layers take this form, whatever is fastest here.
@@ -83,6 +87,13 @@ impl Engine {
     /// Loads images from an archive (docker's or an OCI layout in a tar).
     pub fn load(&self, archive: impl Read + Send) -> Result<Vec<corten_store::LoadedImage>> {
         self.store.load(archive)
+    }
+
+    /// Tells everybody who follows what happened to a container. A full disk costs the line, never the deed.
+    pub(crate) fn tell(&self, id: &str, action: impl Into<String>, attributes: BTreeMap<String, String>) {
+        let record = EventRecord::container(id, action, attributes);
+        let Ok(json) = serde_json::to_vec(&record) else { return };
+        append::line(&self.root, EVENTS, &json, EVENTS_SIZE_BYTES_MAX).ok();
     }
 
     /// Where the engine keeps things and what it starts.

@@ -20,13 +20,24 @@ pub(crate) struct Connection {
     beside: Vec<OwnedFd>,
 }
 
+/// Streams that a supervisor opened for this process.
+#[derive(Debug, Default)]
+pub(crate) struct Opened {
+    /// The program's input, or the terminal's main side.
+    pub(crate) stdin: Option<OwnedFd>,
+    /// What it prints.
+    pub(crate) stdout: Option<OwnedFd>,
+    /// What it prints on standard error.
+    pub(crate) stderr: Option<OwnedFd>,
+}
+
 /// A launched container.
 #[derive(Debug)]
 pub(crate) struct Launched {
     /// The first process.
     pub(crate) pid: i32,
-    /// The terminal's main side.
-    pub(crate) terminal: Option<OwnedFd>,
+    /// What was asked to be attached.
+    pub(crate) opened: Opened,
     /// The line to its supervisor.
     pub(crate) connection: Connection,
 }
@@ -51,13 +62,13 @@ pub(crate) fn launch(executable: &Path, launch: Launch, alive: &Lock, streams: &
     let frame = encode(&Request::Launch(Box::new(launch)))?;
     let descriptors: Vec<_> = [alive.as_fd()].into_iter().chain(streams.iter().copied()).collect();
     channel::send(&connection.socket, &frame, &descriptors).call(|| "sendmsg(<shim>)")?;
+    let mut opened = Opened::default();
     loop {
         match connection.wait()? {
-            Some(Event::Started { pid }) => {
-                return Ok(Launched { pid, terminal: connection.beside.pop(), connection });
-            }
+            Some(Event::Attached { stdin, stdout, stderr }) => opened = connection.opened(stdin, stdout, stderr),
+            Some(Event::Started { pid }) => return Ok(Launched { pid, opened, connection }),
             Some(Event::Failed(failure)) => return Err(failure.into()),
-            Some(Event::Signalled | Event::Exited { .. }) => {}
+            Some(_) => {}
             None => return Err(Error::new(ErrorKind::Internal, "the supervisor ended before the container started")),
         }
     }
@@ -86,11 +97,42 @@ impl Connection {
 
     /// Asks something.
     pub(crate) fn send(&mut self, request: &Request) -> Result<()> {
-        match channel::send(&self.socket, &encode(request)?, &[]) {
+        self.send_with(request, &[])
+    }
+
+    /// Asks something, with descriptors beside it.
+    pub(crate) fn send_with(&mut self, request: &Request, beside: &[BorrowedFd<'_>]) -> Result<()> {
+        match channel::send(&self.socket, &encode(request)?, beside) {
             // It has ended, or is just ending: its last event says so.
             Err(Errno::PIPE | Errno::CONNRESET) => Ok(()),
             result => result.call(|| "sendmsg(<shim>)"),
         }
+    }
+
+    /// Asks something and waits until it is done; `None` where the supervisor is gone or the container ended first.
+    pub(crate) fn ask(&mut self, request: &Request) -> Result<Option<()>> {
+        self.send(request)?;
+        while let Some(event) = self.wait()? {
+            match event {
+                Event::Done => return Ok(Some(())),
+                Event::Failed(failure) => return Err(failure.into()),
+                Event::Exited { restarts: false, .. } => return Ok(None),
+                _ => {}
+            }
+        }
+        Ok(None)
+    }
+
+    /// The descriptors that came with [`Event::Attached`].
+    pub(crate) fn opened(&mut self, stdin: bool, stdout: bool, stderr: bool) -> Opened {
+        let mut beside = std::mem::take(&mut self.beside).into_iter();
+        let mut next = |came: bool| if came { beside.next() } else { None };
+        Opened { stdin: next(stdin), stdout: next(stdout), stderr: next(stderr) }
+    }
+
+    /// A descriptor that came alone.
+    pub(crate) fn take_beside(&mut self) -> Option<OwnedFd> {
+        self.beside.pop()
     }
 
     /// Reads what is there, waiting for something; false at the end.

@@ -8,6 +8,7 @@
 //! ROOT/containers/ID/state.json     where it is in its life, how it ended; the shim writes it
 //! ROOT/containers/ID/hostname …     files bound into the container; ID-json.log is its output
 //! ROOT/names/NAME                   a link to containers/ID/id, which holds the ID: a name is taken once
+//! ROOT/events.log                   what happened, a line each; every process adds to it and may follow it
 //! RUN/containers/ID/alive           locked by the shim for as long as it lives
 //! RUN/containers/ID/{config.json,rootfs}   the bundle
 //! RUN/runtime/ID                    state of the runtime
@@ -16,12 +17,19 @@
 mod attach;
 mod container;
 mod create;
+mod detach_keys;
 mod engine;
+mod events;
+mod exec;
+mod health;
 mod image;
 mod image_mount;
 mod info;
 mod launch;
 mod life;
+mod lifecycle;
+mod log_options;
+mod logs;
 mod names;
 mod random;
 mod remove;
@@ -32,17 +40,27 @@ mod spec;
 mod start;
 mod state;
 
-pub use attach::{Exit, Running, Signals, Terminal};
+pub use attach::{Console, Exit, Parted, Running, Signals};
 pub use container::{Container, ContainerConfig, Life};
 pub use corten_store as store;
 pub use corten_store::Form as LayerForm;
+pub use corten_types::event::EventRecord;
+pub use corten_types::shim::{
+    Attach, Health, HealthCheck, HealthStatus, LogDriver, LogOptions, RestartPolicy, UnhealthyAction,
+};
+pub use detach_keys::DetachKeys;
 pub use engine::{Created, Engine, EngineOptions};
+pub use events::{EventFilter, Followed};
+pub use exec::ExecRequest;
 pub use image::{DiskUsage, ImportRequest, PruneRequest, Pruned};
 pub use image_mount::ImageMount;
 pub use info::{Info, Version};
+pub use lifecycle::UpdateRequest;
+pub use log_options::parse as parse_log_options;
+pub use logs::{LogEntry, LogQuery, LogStream, Stamp};
 pub use request::{
-    Access, CreateRequest, DeviceRequest, ImageSource, Mount, MountSource, NetworkMode, Propagation, Relabel,
-    Resources, Seccomp, SecurityOptions, StartRequest, Stdio, TmpfsOptions, Ulimit,
+    Access, CreateRequest, DeviceRequest, HealthRequest, ImageSource, Mount, MountSource, NetworkMode, Propagation,
+    Relabel, Resources, Seccomp, SecurityOptions, StartRequest, Stdio, TmpfsOptions, Ulimit,
 };
 pub use rootless::{Rootless, enter as enter_rootless};
 pub use state::{BadTransition, Event, State, next};

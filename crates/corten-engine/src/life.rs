@@ -15,6 +15,7 @@ use rustix::mount::UnmountFlags;
 use crate::container::{Container, ContainerConfig, Life};
 use crate::create::{CONFIG, LOCK};
 use crate::engine::Engine;
+use crate::lifecycle::RENAMING;
 use crate::state::State;
 
 /// Largest record that is read, bytes.
@@ -102,6 +103,9 @@ impl Engine {
         if !self.containers.exists(format!("{id}/{CONFIG}"))? {
             return Ok(true);
         }
+        if self.containers.exists(format!("{id}/{RENAMING}"))? {
+            return Ok(true);
+        }
         Ok(state(&self.record(id)?).is_alive() && self.liveness(id)? == Liveness::Gone)
     }
 
@@ -116,7 +120,7 @@ impl Engine {
             .map_err(|error| error.with_kind(ErrorKind::Corrupt))?;
         let record = self.record(id)?;
         let directory = self.container_path(id);
-        let log_path = directory.join(format!("{id}-json.log"));
+        let log_path = config.log.file_name(id).map(|name| directory.join(name)).unwrap_or_default();
         let mut life = life(&record);
         if life.state == State::Created && self.liveness(id)? == Liveness::Alive {
             life.state = State::Starting;
@@ -151,13 +155,14 @@ impl Engine {
     /// Makes the record true and removes what a dead supervisor left. The caller holds the container's lock.
     pub(crate) fn repair(&self, id: &str) -> Result<()> {
         match self.liveness(id)? {
-            Liveness::Alive => return Ok(()),
+            Liveness::Alive => return self.finish_rename(id),
             Liveness::Abandoned => self.sweep(id)?,
             Liveness::Gone => {}
         }
         if !self.containers.exists(format!("{id}/{CONFIG}"))? {
             return self.forget(id, "");
         }
+        self.finish_rename(id)?;
         let record = self.record(id)?;
         if state(&record).is_alive() {
             let ended = LifeRecord {
@@ -172,6 +177,9 @@ impl Engine {
                 .map_err(|error| Error::new(ErrorKind::Internal, "cannot encode a record").caused_by(error))?;
             atomic::replace(self.containers.sub_root(id)?, LIFE, &json, 0o600, Durability::Durable)?;
             let container = self.read_container(id)?;
+            let mut attributes = container.attributes();
+            attributes.insert("exitCode".to_owned(), KILLED.to_string());
+            self.tell(id, "die", attributes);
             if container.config.remove_on_exit {
                 return self.forget(id, &container.config.name);
             }
@@ -204,8 +212,27 @@ impl Engine {
         self.running.remove_all(id)
     }
 
-    /// `corten runtime delete --force`: the runtime is never linked here.
+    /// The processes of a running container as the host's `ps` shows them; `options` are its own.
+    pub fn top(&self, name: &str, options: &[String]) -> Result<String> {
+        let container = self.container(name)?;
+        if !container.life.state.is_alive() {
+            return Err(crate::lifecycle::not_running(&container));
+        }
+        let mut command = self.runtime_command();
+        command.args(["ps", &container.config.id]).args(options);
+        command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+        output_of(command, || format!("cannot list the processes of container `{}`", container.config.name))
+    }
+
+    /// `corten runtime delete --force`.
     fn delete_by_runtime(&self, id: &str) -> Result<()> {
+        let mut command = self.runtime_command();
+        command.args(["delete", "--force", id]);
+        output_of(command, || format!("cannot clean up after container `{id}`")).map(drop)
+    }
+
+    /// `corten runtime …`: the runtime is never linked here.
+    fn runtime_command(&self) -> Command {
         let mut command = Command::new(&self.options.executable);
         command.arg("runtime").arg("--root").arg(self.runtime_root());
         if self.options.systemd_cgroup {
@@ -214,20 +241,21 @@ impl Engine {
         if self.options.rootless.is_some() {
             command.args(["--rootless", "true"]);
         }
-        let output = command
-            .args(["delete", "--force", id])
-            .env_clear()
-            .current_dir("/")
-            .stdin(Stdio::null())
-            .output()
-            .map_err(|error| Error::new(ErrorKind::Internal, "cannot start `corten runtime`").caused_by(error))?;
-        if output.status.success() {
-            return Ok(());
-        }
-        let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        Err(Error::new(ErrorKind::Internal, format!("cannot clean up after container `{id}`"))
-            .caused_by(Error::new(ErrorKind::Internal, text)))
+        command.env_clear().current_dir("/").stdin(Stdio::null());
+        command
     }
+}
+
+/// What a command of the runtime printed.
+fn output_of(mut command: Command, headline: impl Fn() -> String) -> Result<String> {
+    let output = command
+        .output()
+        .map_err(|error| Error::new(ErrorKind::Internal, "cannot start `corten runtime`").caused_by(error))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(Error::new(ErrorKind::Internal, headline()).caused_by(Error::new(ErrorKind::Internal, text)))
 }
 
 /// The identifiers that name directories here.
@@ -252,5 +280,9 @@ fn life(record: &LifeRecord) -> Life {
         error: record.error.clone(),
         started_at: time(record.started_at),
         finished_at: time(record.finished_at),
+        restart_count: record.restart_count,
+        manually_stopped: record.manually_stopped,
+        health: record.health.clone(),
+        log_drops: record.log_drops,
     }
 }

@@ -9,6 +9,7 @@ use crate::container::Container;
 use crate::create::{CONFIG, LOCK};
 use crate::engine::Engine;
 use crate::launch::Connection;
+use crate::lifecycle::RENAMING;
 use crate::start::is_linked;
 use crate::state::{Event, next};
 
@@ -21,33 +22,13 @@ impl Engine {
         let container = self.container(&id)?;
         if let Some(mut connection) = self.connect(&container)? {
             while let Some(event) = connection.wait()? {
-                if let ShimEvent::Exited { code, oom_killed } = event {
+                if let ShimEvent::Exited { code, oom_killed, restarts: false } = event {
                     return Ok(Exit { code, oom_killed });
                 }
             }
         }
         let life = self.container(&id)?.life;
         Ok(Exit { code: life.exit_code, oom_killed: life.oom_killed })
-    }
-
-    /// Sends a signal to the first process.
-    pub fn kill(&self, container: &str, signal: i32) -> Result<()> {
-        let container = self.container(container)?;
-        let stopped = || {
-            Error::new(ErrorKind::Conflict, format!("container `{}` is not running", container.config.name))
-                .hint("`corten ps -a` shows its state")
-        };
-        let Some(mut connection) = self.connect(&container)? else { return Err(stopped()) };
-        connection.send(&Request::Signal(signal))?;
-        while let Some(event) = connection.wait()? {
-            match event {
-                ShimEvent::Signalled => return Ok(()),
-                ShimEvent::Failed(failure) => return Err(failure.into()),
-                ShimEvent::Exited { .. } => return Err(stopped()),
-                ShimEvent::Started { .. } => {}
-            }
-        }
-        Err(stopped())
     }
 
     /// Removes a container and everything that belongs to it; with `force` also a running one.
@@ -77,13 +58,15 @@ impl Engine {
             next(container.life.state, Event::Remove)?;
         }
         self.await_clean_up(&id)?;
-        self.forget(&id, &container.config.name)
+        self.forget(&id, &container.config.name)?;
+        self.tell(&id, "destroy", container.attributes());
+        Ok(())
     }
 
     /// Kills the container through its supervisor and waits for the end.
     fn end(&self, container: &Container) -> Result<()> {
         if let Some(mut connection) = self.connect(container)? {
-            connection.send(&Request::Signal(SIGKILL))?;
+            connection.send(&Request::Stop { signal: SIGKILL, timeout_ms: Some(0) })?;
             while let Some(event) = connection.wait()? {
                 if let ShimEvent::Failed(failure) = event {
                     return Err(failure.into());
@@ -109,8 +92,10 @@ impl Engine {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
             result => result,
         };
+        let renaming = self.containers.exists(format!("{id}/{RENAMING}"))?;
         gone(self.containers.remove_file(format!("{id}/{CONFIG}")))?;
         match name {
+            _ if renaming => self.release_names(id)?,
             "" => self.release_names(id)?,
             name if self.name_holder(name)?.is_none_or(|holder| holder == id) => gone(self.names.remove_file(name))?,
             _ => {}
@@ -131,7 +116,7 @@ impl Engine {
         Ok(())
     }
 
-    fn connect(&self, container: &Container) -> Result<Option<Connection>> {
+    pub(crate) fn connect(&self, container: &Container) -> Result<Option<Connection>> {
         if !container.life.state.is_alive() {
             return Ok(None);
         }

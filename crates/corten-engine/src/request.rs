@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+use corten_types::shim::{Attach, LogOptions, RestartPolicy, UnhealthyAction};
 use corten_types::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -119,6 +120,18 @@ pub struct CreateRequest {
     pub terminal: bool,
     /// Whether the program's input stays open (`-i`).
     pub open_stdin: bool,
+    /// Whether it ends with the first client that gave some (`run -i` without `-d`).
+    pub stdin_once: bool,
+    /// What becomes of the output.
+    pub log: LogOptions,
+    /// What follows the program's end.
+    pub restart: RestartPolicy,
+    /// First and longest wait before it starts again, milliseconds; `None` is docker's.
+    pub restart_delay_ms: Option<(u64, u64)>,
+    /// How its health is told; `None` is the image's way.
+    pub health: Option<HealthRequest>,
+    /// Seconds that `stop` waits; below zero is for ever.
+    pub stop_timeout_seconds: Option<i64>,
     /// Whether everything is removed once it has ended (`--rm`).
     pub remove_on_exit: bool,
 }
@@ -156,9 +169,36 @@ impl CreateRequest {
             stop_signal: None,
             terminal: false,
             open_stdin: false,
+            stdin_once: false,
+            log: LogOptions::default(),
+            restart: RestartPolicy::No,
+            restart_delay_ms: None,
+            health: None,
+            stop_timeout_seconds: None,
             remove_on_exit: false,
         }
     }
+}
+
+/// What `--health-…` says; what is not said is the image's, then docker's.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HealthRequest {
+    /// No checks (`--no-healthcheck`).
+    pub disabled: bool,
+    /// A line for the shell.
+    pub command: Option<String>,
+    /// Milliseconds.
+    pub interval_ms: Option<u64>,
+    /// Milliseconds.
+    pub timeout_ms: Option<u64>,
+    /// Milliseconds.
+    pub start_period_ms: Option<u64>,
+    /// Milliseconds.
+    pub start_interval_ms: Option<u64>,
+    /// Failures in a row.
+    pub retries: Option<u32>,
+    /// What happens to an unhealthy container.
+    pub on_unhealthy: UnhealthyAction,
 }
 
 /// One mount.
@@ -464,13 +504,17 @@ pub struct StartRequest {
     pub terminal_size: Option<(u16, u16)>,
 }
 
-/// Where the program's streams go.
+/// Where the program's streams go. They always go into the container's log.
 #[derive(Debug, Default)]
 pub enum Stdio {
-    /// Into the container's log; input is empty. The engine's process may end.
+    /// Nowhere else. The engine's process may end.
     #[default]
     Detached,
-    /// Straight to these descriptors (standard input, output, error), which the program inherits. With a terminal they are
-    /// not used: [`crate::Running::attach`] relays.
-    Attached([OwnedFd; 3]),
+    /// To the caller as well: [`crate::Running::attach`] relays.
+    Attached {
+        /// Which.
+        wanted: Attach,
+        /// Standard input, output and error of the caller: without a log and a terminal the program inherits them.
+        streams: Option<[OwnedFd; 3]>,
+    },
 }

@@ -4,11 +4,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use corten_fs::{Lock, Root, atomic};
-use corten_types::shim::{ALIVE, Launch, Streams};
+use corten_types::event::EVENTS;
+use corten_types::shim::{ALIVE, Launch, LogDriver, Streams};
 use corten_types::{Context, Error, ErrorKind, Result};
 use rustix::fs::{Mode, OFlags};
 
-use crate::attach::Running;
+use crate::attach::{Awaited, Running};
 use crate::container::{Container, ContainerConfig};
 use crate::create::{CONFIG, LOCK, SECCOMP};
 use crate::engine::Engine;
@@ -16,10 +17,12 @@ use crate::launch;
 use crate::request::{MountSource, NetworkMode, Propagation, StartRequest, Stdio};
 use crate::security;
 use crate::spec::{self, Surroundings};
-use crate::state::{Event, next};
+use crate::state::{Event, State, next};
 
 /// Largest file of the host that is copied into a container, bytes.
 const HOST_FILE_SIZE_BYTES_MAX: u64 = 1024 * 1024;
+/// Docker's waits before another start.
+const RESTART_DELAY_MS: (u64, u64) = (100, 60_000);
 /// Docker's /etc/hosts without an address of the container's own.
 const HOSTS: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\n\
                      ff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n";
@@ -34,6 +37,10 @@ impl Engine {
         let directory = self.containers.sub_root(&id)?;
         let lock = Lock::wait(&directory, LOCK)?;
         let container = self.read_container(&id)?;
+        if container.life.state == State::Paused {
+            return Err(Error::new(ErrorKind::Conflict, "cannot start a paused container, try unpause instead")
+                .hint(format!("`corten unpause {}`", container.config.name)));
+        }
         next(container.life.state, Event::Start)
             .map_err(|bad| Error::from(bad).context(format!("cannot start container `{}`", container.config.name)))?;
         let config = &container.config;
@@ -49,7 +56,15 @@ impl Engine {
             }
         };
         drop(lock);
-        Ok(Running { id, pid: launched.pid, connection: launched.connection, terminal: launched.terminal })
+        let terminal = config.terminal;
+        Ok(Running {
+            id,
+            pid: launched.pid,
+            connection: launched.connection,
+            opened: launched.opened,
+            terminal,
+            awaited: Awaited::Container,
+        })
     }
 
     fn start_locked(&self, container: &Container, directory: &Root, request: StartRequest) -> Result<launch::Launched> {
@@ -62,21 +77,22 @@ impl Engine {
         };
         let around = self.surroundings(config, profile, request.terminal_size)?;
         let alive = self.take_alive(&config.id)?;
-        let (streams, descriptors) = match &request.stdio {
-            Stdio::Detached => (Streams::Log, Vec::new()),
-            Stdio::Attached(streams) => (Streams::Inherited, streams.iter().map(AsFd::as_fd).collect()),
-        };
-        let message = self.launch_message(config, spec::build(config, &around)?, streams)?;
-        let descriptors: Vec<BorrowedFd<'_>> = if config.terminal { Vec::new() } else { descriptors };
+        let mut message = self.launch_message(config, spec::build(config, &around)?)?;
+        let mut descriptors: Vec<BorrowedFd<'_>> = Vec::new();
+        if let Stdio::Attached { wanted, streams } = &request.stdio {
+            match streams {
+                // Nothing is kept of what the program prints: it may as well have the caller's own streams.
+                Some(streams) if config.log.driver == LogDriver::None && !config.terminal => {
+                    message.streams = Streams::Inherited;
+                    descriptors.extend(streams.iter().map(AsFd::as_fd));
+                }
+                _ => message.attach = Some(*wanted),
+            }
+        }
         launch::launch(&self.options.executable, message, &alive, &descriptors)
     }
 
-    fn launch_message(
-        &self,
-        config: &ContainerConfig,
-        spec: corten_types::runtime_spec::Spec,
-        streams: Streams,
-    ) -> Result<Launch> {
+    fn launch_message(&self, config: &ContainerConfig, spec: corten_types::runtime_spec::Spec) -> Result<Launch> {
         let id = &config.id;
         let directory = self.container_path(id);
         let root = config
@@ -85,7 +101,7 @@ impl Engine {
             .ok_or_else(|| Error::new(ErrorKind::Corrupt, format!("container `{id}` has no root in its record")))?;
         let (mut remove_first, mut remove_last) = (Vec::new(), Vec::new());
         if config.remove_on_exit {
-            remove_first = vec![directory.join(CONFIG), self.options.root.join("names").join(&config.name)];
+            remove_first = self.remove_first(id, &config.name);
             remove_last = vec![self.snapshot_path(id), directory.clone()];
         }
         Ok(Launch {
@@ -97,13 +113,29 @@ impl Engine {
             spec: Box::new(spec),
             user: config.user.clone(),
             groups: config.groups_add.clone(),
-            streams,
+            streams: Streams::Kept,
+            open_stdin: config.open_stdin,
+            stdin_once: config.stdin_once,
+            attach: None,
+            log: crate::log_options::complete(config),
+            home_is_ours: false,
+            restart: config.restart.clone(),
+            restart_delay_ms: config.restart_delay_ms.unwrap_or(RESTART_DELAY_MS),
+            stop: (self.stop_signal(config)?, config.stop_timeout_ms().unwrap_or(u64::MAX / 2)),
+            health: config.health.clone(),
+            events: self.options.root.join(EVENTS),
+            attributes: config.attributes(),
             systemd_cgroup: self.options.systemd_cgroup,
             rootless: self.options.rootless.is_some(),
             shared_mounts: config.mounts.iter().any(is_shared),
             remove_first,
             remove_last,
         })
+    }
+
+    /// What goes first with `--rm`: the record and the name.
+    pub(crate) fn remove_first(&self, id: &str, name: &str) -> Vec<std::path::PathBuf> {
+        vec![self.container_path(id).join(CONFIG), self.options.root.join("names").join(name)]
     }
 
     /// The run directory, and the lock in it by which everybody can tell that the supervisor lives.

@@ -1,5 +1,6 @@
 //! Paths beneath a root, archives, overlay mounts, locks, and files that appear whole or not at all.
 
+pub mod append;
 pub mod atomic;
 pub mod erofs;
 pub mod lock;

@@ -8,7 +8,7 @@
 
 use std::cell::RefCell;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use corten_fs::Root;
 use corten_fs::atomic::{self, Durability};
@@ -81,17 +81,27 @@ pub(crate) fn listen(place: &Place) -> Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Mounts the root, writes the bundle and starts the program.
-pub(crate) fn launch(launch: &mut Launch, place: &Place, stdio: Option<[OwnedFd; 3]>) -> Result<Started> {
+/// Mounts the root and writes the bundle.
+pub(crate) fn prepare(launch: &mut Launch, place: &Place) -> Result<()> {
     let rootfs = mount_root(launch, place)?;
+    let sets_home =
+        |spec: &Spec| spec.process.iter().flat_map(|process| &process.env).any(|one| one.starts_with("HOME="));
+    launch.home_is_ours = !sets_home(&launch.spec);
     complete(&mut launch.spec, &rootfs, &launch.user, &launch.groups)?;
-    launch.spec.root.get_or_insert_default().path = match &launch.root {
-        RootMount::Overlay(_) => path_text(&launch.run_directory.join(ROOTFS))?,
-        RootMount::Directory(directory) => path_text(directory)?,
-    };
+    launch.spec.root.get_or_insert_default().path = path_text(&root_path(launch))?;
     let json = serde_json::to_vec(&launch.spec)
         .map_err(|error| Error::new(ErrorKind::Internal, "cannot encode `config.json`").caused_by(error))?;
-    atomic::replace(&place.run, "config.json", &json, 0o600, Durability::Volatile)?;
+    atomic::replace(&place.run, "config.json", &json, 0o600, Durability::Volatile)
+}
+
+/// HOME of the program.
+pub(crate) fn home(launch: &Launch) -> String {
+    let env = launch.spec.process.iter().flat_map(|process| &process.env);
+    env.filter_map(|entry| entry.strip_prefix("HOME=")).next_back().unwrap_or("/").to_owned()
+}
+
+/// Starts the program.
+pub(crate) fn start(launch: &Launch, stdio: Option<[OwnedFd; 3]>) -> Result<Started> {
     runtime(launch).run(CreateRequest {
         id: launch.id.clone(),
         bundle: launch.run_directory.clone(),
@@ -100,7 +110,23 @@ pub(crate) fn launch(launch: &mut Launch, place: &Place, stdio: Option<[OwnedFd;
     })
 }
 
-/// Takes away what [`launch`] made; every step is tried. The run directory goes last: while it exists, there is work left.
+/// Where the root is seen from here.
+pub(crate) fn root_path(launch: &Launch) -> PathBuf {
+    match &launch.root {
+        RootMount::Overlay(_) => launch.run_directory.join(ROOTFS),
+        RootMount::Directory(directory) => directory.clone(),
+    }
+}
+
+/// The first step of `--rm`: from here on nobody finds the container.
+pub(crate) fn remove_files(launch: &Launch) {
+    for path in &launch.remove_first {
+        // What is gone is gone; what cannot be removed is noticed by the engine, which finds the run directory.
+        drop(std::fs::remove_file(path));
+    }
+}
+
+/// Takes away what [`prepare`] and [`start`] made; every step is tried. The run directory goes last: while it exists, there is work left.
 pub(crate) fn clean_up(launch: &Launch) -> Result<()> {
     let deleted = runtime(launch).delete(&launch.id, true);
     let unmounted = match &launch.root {
@@ -171,7 +197,7 @@ fn complete(spec: &mut Spec, rootfs: &Root, user: &str, groups: &[String]) -> Re
 }
 
 /// Refuses an id that this process's user namespace does not know, before the kernel does so without a word.
-fn check_mapped(what: &str, id: u32, map: &str) -> Result<()> {
+pub(crate) fn check_mapped(what: &str, id: u32, map: &str) -> Result<()> {
     let map = corten_fs::root::read_ambient(Path::new(map), 64 * 1024)?;
     if is_mapped(&String::from_utf8_lossy(&map), id) {
         return Ok(());
@@ -188,7 +214,7 @@ fn is_mapped(map: &str, id: u32) -> bool {
     })
 }
 
-fn may_set_groups() -> bool {
+pub(crate) fn may_set_groups() -> bool {
     corten_fs::root::read_ambient(Path::new("/proc/self/setgroups"), 64).is_ok_and(|word| word.starts_with(b"allow"))
 }
 

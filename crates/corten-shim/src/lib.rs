@@ -5,6 +5,9 @@
 
 use std::ffi::OsString;
 
+mod clients;
+mod events;
+mod health;
 mod host;
 mod identity;
 mod init;
@@ -12,13 +15,21 @@ mod launch;
 mod life;
 mod log;
 mod oom;
+mod processes;
 mod serve;
+mod streams;
+mod supervisor;
 
 /// The role `corten shim`: serves one container over the socket that is its standard input. Returns the exit code.
 ///
 /// Failures travel to the client; only one that no client can hear of makes the code 1.
-pub fn main(_args: Vec<OsString>) -> i32 {
-    i32::from(serve::serve().is_err())
+///
+/// `corten shim compress FILE` is its helper that compresses a log.
+pub fn main(args: Vec<OsString>) -> i32 {
+    match args.as_slice() {
+        [word, path] if word == "compress" => i32::from(log::compress(path.as_ref()).is_err()),
+        _ => i32::from(serve::serve().is_err()),
+    }
 }
 
 /// The role `corten init`: the small pid 1 of `--init`; `args` is the program with its arguments, after an optional `--`.

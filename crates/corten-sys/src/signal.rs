@@ -41,6 +41,21 @@ pub fn block_all_and_watch(signals: &[i32]) -> Result<OwnedFd> {
     }
 }
 
+/// Blocks `signals` alone and returns a descriptor that delivers them as data, close-on-exec and non-blocking.
+pub fn block_and_watch(signals: &[i32]) -> Result<OwnedFd> {
+    // SAFETY: as in `block_all_and_watch`.
+    unsafe {
+        let mut watched: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut watched);
+        for signal in signals {
+            libc::sigaddset(&raw mut watched, *signal);
+        }
+        check(libc::sigprocmask(libc::SIG_BLOCK, &raw const watched, std::ptr::null_mut()).into())?;
+        let fd = check(libc::signalfd(-1, &raw const watched, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK).into())?;
+        Ok(OwnedFd::from_raw_fd(i32::try_from(fd).unwrap_or(-1)))
+    }
+}
+
 /// The next signal of a signalfd: its number and the sender's pid; `None` when none is pending.
 pub fn read_signal(signalfd: BorrowedFd<'_>) -> Result<Option<(i32, u32)>> {
     let mut buffer = [0u8; size_of::<libc::signalfd_siginfo>()];

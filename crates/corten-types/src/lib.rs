@@ -3,6 +3,7 @@
 pub mod capability;
 pub mod digest;
 mod error;
+pub mod event;
 pub mod identifier;
 pub mod image_spec;
 pub mod kernel;

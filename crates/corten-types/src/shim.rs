@@ -1,16 +1,24 @@
 //! What the engine and a container's supervisor say to each other, as data.
 //!
-//! A message is a length (four bytes, little-endian) and that many bytes of JSON. The first message carries descriptors
-//! beside it: the container's liveness lock, then the program's standard input, output and error where they are inherited;
-//! [`Event::Started`] carries the terminal's main side where there is one and the client attached.
+//! A message is a length (four bytes, little-endian) and that many bytes of JSON. Some carry descriptors beside them, so that
+//! no byte of a stream ever passes through a message: [`Request::Launch`] the container's liveness lock and the streams that
+//! are inherited, [`Request::Exec`] the three streams of its process, [`Event::Started`] and [`Event::Attached`] the streams
+//! that were opened for the client, [`Event::ExecStarted`] the terminal's main side.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::runtime_spec::Spec;
+use crate::runtime_spec::{Resources, Spec};
 use crate::{Error, ErrorKind, Result};
+
+mod life;
+mod policy;
+
+pub use life::{CheckResult, Health, HealthStatus, LifeRecord};
+pub use policy::{HealthCheck, LogDriver, LogOptions, RestartPolicy, UnhealthyAction};
 
 /// Largest message, bytes: a specification with a large seccomp profile fits many times.
 pub const MESSAGE_SIZE_BYTES_MAX: usize = 32 * 1024 * 1024;
@@ -45,6 +53,28 @@ pub struct Launch {
     pub groups: Vec<String>,
     /// Where the program's streams go.
     pub streams: Streams,
+    /// The program's input stays open (`-i`).
+    pub open_stdin: bool,
+    /// The program's input ends with the first client that gave it some.
+    pub stdin_once: bool,
+    /// The client that asks is attached from the first byte on.
+    pub attach: Option<Attach>,
+    /// What becomes of the output.
+    pub log: LogOptions,
+    /// Neither image nor user set HOME; the supervisor finds out.
+    pub home_is_ours: bool,
+    /// What follows the program's end.
+    pub restart: RestartPolicy,
+    /// First and longest wait before another start, milliseconds; it doubles in between.
+    pub restart_delay_ms: (u64, u64),
+    /// The signal and the time that an end by itself uses (`--health-on-failure stop`).
+    pub stop: (i32, u64),
+    /// How its health is told.
+    pub health: Option<HealthCheck>,
+    /// The file that events are added to.
+    pub events: PathBuf,
+    /// What every event says of the container: `image`, `name` and its labels.
+    pub attributes: BTreeMap<String, String>,
     /// Cgroups are made by systemd.
     pub systemd_cgroup: bool,
     /// Whether the engine lives in a user namespace.
@@ -67,14 +97,64 @@ pub enum RootMount {
     Directory(PathBuf),
 }
 
-/// Where the program's streams go. With a terminal the streams are the terminal's.
+/// Where the program's streams go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Streams {
-    /// The descriptors beside the message.
+    /// The descriptors beside the message: the program holds the caller's own, and nobody else can attach.
     Inherited,
-    /// The container's log; input is empty.
-    Log,
+    /// Through the supervisor, to the log and to every client that attached; a terminal where the specification asks for one.
+    Kept,
+}
+
+/// Which streams a client wants to have.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attach {
+    /// To write to the program's input.
+    pub stdin: bool,
+    /// To read its output.
+    pub stdout: bool,
+    /// To read its standard error.
+    pub stderr: bool,
+}
+
+/// One more process in the container. Its streams are the three descriptors beside the message; with a terminal there are none.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Exec {
+    /// 64 hexadecimal digits, for events.
+    pub id: String,
+    /// Program and arguments.
+    pub args: Vec<String>,
+    /// Variables above the container's.
+    pub env: Vec<String>,
+    /// Working directory; `None` is the container's.
+    pub cwd: Option<String>,
+    /// `USER[:GROUP]`; `None` is the container's.
+    pub user: Option<String>,
+    /// Capabilities where they differ from the container's (`--privileged`).
+    pub capabilities: Option<Vec<String>>,
+    /// Whether it has a terminal.
+    pub terminal: bool,
+    /// The terminal's first size: rows, columns.
+    pub terminal_size: Option<(u16, u16)>,
+    /// Nobody waits for it.
+    pub detached: bool,
+}
+
+/// What changes in a living container; `None` stays.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Update {
+    /// Cgroup limits.
+    pub resources: Option<Box<Resources>>,
+    /// Restart policy.
+    pub restart: Option<RestartPolicy>,
+    /// Health check; the inner `None` takes it away.
+    pub health: Option<Option<HealthCheck>>,
+    /// What goes first at the end, after a new name.
+    pub remove_first: Option<Vec<PathBuf>>,
+    /// What events say.
+    pub attributes: Option<BTreeMap<String, String>>,
 }
 
 /// What a client asks.
@@ -83,8 +163,30 @@ pub enum Streams {
 pub enum Request {
     /// Start the container: the first message, once.
     Launch(Box<Launch>),
-    /// Send a signal to the first process.
-    Signal(i32),
+    /// Send a signal to the first process; with `ends` nothing restarts it afterwards.
+    Signal {
+        /// Number.
+        number: i32,
+        /// Whether the user wants an end.
+        ends: bool,
+    },
+    /// End it: the signal, then SIGKILL after `timeout_ms` (`None` waits for ever). Nothing restarts it.
+    Stop {
+        /// Number.
+        signal: i32,
+        /// Milliseconds.
+        timeout_ms: Option<u64>,
+    },
+    /// Freeze.
+    Pause,
+    /// Thaw.
+    Resume,
+    /// Start one more process.
+    Exec(Box<Exec>),
+    /// Have the streams from here on.
+    Attach(Attach),
+    /// Change something.
+    Update(Box<Update>),
 }
 
 /// What a supervisor tells every client.
@@ -98,14 +200,36 @@ pub enum Event {
     },
     /// What was asked last failed; a failed launch is the end.
     Failed(Failure),
-    /// The signal was sent.
-    Signalled,
-    /// The program ended; the connection closes once everything is cleaned up.
+    /// What was asked last was done.
+    Done,
+    /// The client is attached; the descriptors it asked for come beside this, in the order input, output, error. With a
+    /// terminal, input is the terminal's main side and there is no error.
+    Attached {
+        /// Whether input came.
+        stdin: bool,
+        /// Whether output came.
+        stdout: bool,
+        /// Whether error came.
+        stderr: bool,
+    },
+    /// The further process runs.
+    ExecStarted {
+        /// On the host.
+        pid: i32,
+    },
+    /// The further process ended.
+    ExecExited {
+        /// 0 to 255.
+        code: u8,
+    },
+    /// The program ended. Where nothing restarts it, the connection closes once everything is cleaned up.
     Exited {
         /// 0 to 255.
         code: u8,
         /// Killed for want of memory.
         oom_killed: bool,
+        /// Whether its policy starts it again.
+        restarts: bool,
     },
 }
 
@@ -137,28 +261,6 @@ impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         Self::from_parts(ErrorKind::parse(&failure.kind), failure.errno, failure.chain, failure.hints)
     }
-}
-
-/// Where a container is in its life, and what became of its last run: the content of [`LIFE`].
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct LifeRecord {
-    /// The state's word.
-    pub state: String,
-    /// The first process on the host; 0 while there is none.
-    pub pid: i32,
-    /// The supervisor; 0 while there is none.
-    pub shim_pid: i32,
-    /// Exit code of the last run.
-    pub exit_code: u8,
-    /// Whether the kernel killed it for want of memory.
-    pub oom_killed: bool,
-    /// Why the last start failed, else empty.
-    pub error: String,
-    /// Seconds and nanoseconds since 1970; `None` if never.
-    pub started_at: Option<(i64, u32)>,
-    /// Seconds and nanoseconds since 1970; `None` if never.
-    pub finished_at: Option<(i64, u32)>,
 }
 
 /// A message with its length in front.
@@ -205,7 +307,7 @@ mod tests {
     #[test]
     fn messages_survive_being_cut_anywhere() {
         let mut bytes = encode(&Event::Started { pid: 7 }).unwrap();
-        bytes.extend(encode(&Event::Exited { code: 3, oom_killed: true }).unwrap());
+        bytes.extend(encode(&Event::Exited { code: 3, oom_killed: true, restarts: false }).unwrap());
         let mut decoder = Decoder::default();
         let mut seen = Vec::new();
         for byte in bytes {
@@ -214,7 +316,7 @@ mod tests {
                 seen.push(event);
             }
         }
-        assert!(matches!(seen[..], [Event::Started { pid: 7 }, Event::Exited { code: 3, oom_killed: true }]));
+        assert!(matches!(seen[..], [Event::Started { pid: 7 }, Event::Exited { code: 3, oom_killed: true, .. }]));
     }
 
     #[test]

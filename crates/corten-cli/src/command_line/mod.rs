@@ -3,6 +3,7 @@
 //! Parsing is docker's (Go's pflag): bundled short flags, `--flag=value` also for switches, and flags of `run` end at the
 //! image. It is our own because clap has other rules and costs a millisecond to set up; clap renders from the same table.
 
+mod containers;
 mod flag;
 mod parse;
 pub(crate) mod render;

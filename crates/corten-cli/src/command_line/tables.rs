@@ -3,7 +3,7 @@
 mod image;
 
 use super::flag::{Flag, many, one, switch};
-use super::{Command, Group};
+use super::{Command, Group, containers};
 use crate::commands;
 
 /// Words that lead to further commands.
@@ -50,18 +50,16 @@ pub(crate) static PROGRAM: Command = Command {
 };
 
 const NETWORKS: &str = "it comes with networks; use `--network none` or `--network host`";
-const SUPERVISOR: &str = "it comes with the supervisor's restart policies and health checks";
 const LIMITS: &str = "it comes with the remaining cgroup limits; `-m`, `--cpus` and `--pids-limit` work";
 const NAMESPACES: &str = "it comes with namespace modes; every container has namespaces of its own";
 const VOLUMES: &str = "it comes with volumes; bind a directory with `-v DIR:DIR`";
 const WINDOWS: &str = "it is for containers of Windows";
-const ATTACH: &str = "it comes with `attach`; without it all streams are attached, with `-d` none";
 
 /// Docker 28's flags of `run`, and ours: `--rootfs`.
 const RUN: &[Flag] = &[
     many("add-host", "HOST:IP", "Add a host to /etc/hosts").later(NETWORKS),
     many("annotation", "NAME=VALUE", "Annotation for the OCI runtime").later("it comes with other runtimes"),
-    many("attach", "STREAM", "Attach to stdin, stdout or stderr").short('a').later(ATTACH),
+    many("attach", "STREAM", "Attach to stdin, stdout or stderr").short('a'),
     one("blkio-weight", "NUMBER", "Block I/O weight").later_unless(&["0"], LIMITS),
     many("blkio-weight-device", "DEVICE:WEIGHT", "Block I/O weight of a device").later(LIMITS),
     many("cap-add", "CAPABILITY", "Add a capability; `ALL` is every one"),
@@ -80,7 +78,7 @@ const RUN: &[Flag] = &[
     one("cpuset-cpus", "LIST", "CPUs to run on (0-3, 0,1)"),
     one("cpuset-mems", "LIST", "Memory nodes to use (0-3, 0,1)"),
     switch("detach", "Run in the background and print the container's id").short('d'),
-    one("detach-keys", "KEYS", "Key sequence that detaches").later(ATTACH),
+    one("detach-keys", "KEYS", "Key sequence that detaches [default: ctrl-p,ctrl-q]"),
     many("device", "PATH[:PATH][:rwm]", "Show a device of the host inside"),
     many("device-cgroup-rule", "RULE", "Device rule").later("use `--device`"),
     many("device-read-bps", "DEVICE:RATE", "Limit reads").later(LIMITS),
@@ -99,12 +97,13 @@ const RUN: &[Flag] = &[
     many("expose", "PORT", "Expose a port").later(NETWORKS),
     one("gpus", "REQUEST", "GPUs").later("use `--device`"),
     many("group-add", "GROUP", "Add a supplementary group"),
-    one("health-cmd", "COMMAND", "Health check").later(SUPERVISOR),
-    one("health-interval", "DURATION", "Time between checks").later(SUPERVISOR),
-    one("health-retries", "NUMBER", "Failures until unhealthy").later(SUPERVISOR),
-    one("health-start-interval", "DURATION", "Time between checks at the start").later(SUPERVISOR),
-    one("health-start-period", "DURATION", "Grace at the start").later(SUPERVISOR),
-    one("health-timeout", "DURATION", "Time for one check").later(SUPERVISOR),
+    one("health-cmd", "COMMAND", "Health check"),
+    one("health-interval", "DURATION", "Time between checks"),
+    one("health-on-failure", "ACTION", "What happens when unhealthy: none, kill, restart or stop (podman's)"),
+    one("health-retries", "NUMBER", "Failures until unhealthy"),
+    one("health-start-interval", "DURATION", "Time between checks at the start"),
+    one("health-start-period", "DURATION", "Grace at the start"),
+    one("health-timeout", "DURATION", "Time for one check"),
     one("hostname", "NAME", "Host name inside").short('h'),
     switch("init", "Run a small pid 1 that forwards signals and reaps processes"),
     switch("interactive", "Keep standard input open").short('i'),
@@ -119,9 +118,8 @@ const RUN: &[Flag] = &[
     many("label-file", "FILE", "Read labels from a file, one a line"),
     many("link", "CONTAINER", "Link to a container").later(NETWORKS),
     many("link-local-ip", "ADDRESS", "Link-local address").later(NETWORKS),
-    one("log-driver", "DRIVER", "Log driver")
-        .later_unless(&["", "json-file"], "it comes with `logs`; the log is json-file"),
-    many("log-opt", "OPTION", "Log option").later("it comes with `logs`"),
+    one("log-driver", "DRIVER", "Log driver: json-file, local, k8s-file, journald, syslog or none"),
+    many("log-opt", "NAME=VALUE", "Log option: max-size, max-file, compress, labels, env, tag, mode, …"),
     one("mac-address", "ADDRESS", "MAC address").later(NETWORKS),
     one("memory", "BYTES", "Memory limit (512m, 2g)").short('m'),
     one("memory-reservation", "BYTES", "Memory soft limit"),
@@ -131,9 +129,7 @@ const RUN: &[Flag] = &[
     one("name", "NAME", "Name of the container"),
     many("network", "NETWORK", "Network: none or host").alias(&["net"]),
     many("network-alias", "NAME", "Name on the network").alias(&["net-alias"]).later(NETWORKS),
-    // No container is probed yet, which is what it asks for.
-    switch("no-healthcheck", "Run no health check of the image")
-        .later_unless(&["true", "1", "t", "T", "TRUE", "True"], SUPERVISOR),
+    switch("no-healthcheck", "Run no health check of the image"),
     switch("oom-kill-disable", "Disable the OOM killer").later(LIMITS),
     one("oom-score-adj", "NUMBER", "OOM score adjustment (-1000 to 1000)"),
     one("pid", "MODE", "PID namespace").later_unless(&[""], NAMESPACES),
@@ -145,7 +141,8 @@ const RUN: &[Flag] = &[
     one("pull", "POLICY", "missing, always or never"),
     switch("quiet", "Print no progress").short('q'),
     switch("read-only", "Mount the root file system read-only"),
-    one("restart", "POLICY", "Restart policy").later_unless(&["no", ""], SUPERVISOR),
+    one("restart", "POLICY", "no, on-failure[:N], always or unless-stopped"),
+    one("restart-delay", "FIRST[:LONGEST]", "Waits before another start, doubling [default: 100ms:1m] (Corten's own)"),
     switch("rm", "Remove the container once it has ended"),
     switch("rootfs", "The first operand is a directory that is the root, not an image (Corten's own)"),
     one("runtime", "NAME", "OCI runtime").later_unless(&["", "corten"], "containers run in Corten's own runtime"),
@@ -157,7 +154,7 @@ const RUN: &[Flag] = &[
     one("shm-size", "BYTES", "Size of /dev/shm [default: 64m]"),
     switch("sig-proxy", "Forward signals to the program [default: true]"),
     one("stop-signal", "SIGNAL", "Signal that asks the program to end"),
-    one("stop-timeout", "SECONDS", "Time to stop").later("it comes with `stop`"),
+    one("stop-timeout", "SECONDS", "Time between the stop signal and SIGKILL [default: 10]"),
     many("storage-opt", "OPTION", "Storage option").later("it comes with quotas"),
     many("sysctl", "NAME=VALUE", "Set a namespaced kernel parameter"),
     many("tmpfs", "PATH[:OPTIONS]", "Mount a tmpfs"),
@@ -420,11 +417,60 @@ const INFO_COMMAND: Command = Command {
     ..command(&["info"], "Show what this machine and this engine are", commands::info::run)
 };
 
+/// What `run` has and `create` has not: the flags of being in the foreground.
+const FOREGROUND: [&str; 3] = ["detach", "detach-keys", "sig-proxy"];
+const CREATE: [Flag; RUN.len() - FOREGROUND.len()] = {
+    let mut flags = [RUN[0]; RUN.len() - FOREGROUND.len()];
+    let (mut from, mut to) = (0, 0);
+    while from < RUN.len() {
+        let name = RUN[from].long;
+        if !(is(name, FOREGROUND[0]) || is(name, FOREGROUND[1]) || is(name, FOREGROUND[2])) {
+            flags[to] = RUN[from];
+            to += 1;
+        }
+        from += 1;
+    }
+    flags
+};
+
+const fn is(a: &str, b: &str) -> bool {
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    let mut index = 0;
+    while index < a.len() && index < b.len() && a[index] == b[index] {
+        index += 1;
+    }
+    index == a.len() && index == b.len()
+}
+
+const CREATE_COMMAND: Command = Command {
+    operands: "IMAGE [COMMAND] [ARG...]",
+    arity: (1, ANY),
+    ends_at_operand: true,
+    flags: &CREATE,
+    ..command(&["create"], "Create a container", commands::run::create)
+};
+
 /// Every command, in the order of help.
 pub(crate) static COMMANDS: &[Command] = &[
     RUN_COMMAND,
+    containers::EXEC,
     PS_COMMAND,
+    CREATE_COMMAND,
+    containers::START,
+    containers::STOP,
+    containers::RESTART,
+    containers::KILL,
+    containers::PAUSE,
+    containers::UNPAUSE,
+    containers::WAIT,
     RM_COMMAND,
+    containers::RENAME,
+    containers::ATTACH,
+    containers::LOGS,
+    containers::UPDATE,
+    containers::TOP,
+    containers::EVENTS,
+    containers::BOOT,
     Command {
         operands: "NAME|ID [NAME|ID...]",
         arity: (1, ANY),
@@ -541,6 +587,22 @@ SOURCE and DESTINATION are one of
         ..command(&["manifest", "rm"], "Forget lists of manifests", commands::manifest::rm)
     },
     Command { path: &["container", "run"], ..RUN_COMMAND },
+    Command { path: &["container", "exec"], ..containers::EXEC },
+    Command { path: &["container", "create"], ..CREATE_COMMAND },
+    Command { path: &["container", "start"], ..containers::START },
+    Command { path: &["container", "stop"], ..containers::STOP },
+    Command { path: &["container", "restart"], ..containers::RESTART },
+    Command { path: &["container", "kill"], ..containers::KILL },
+    Command { path: &["container", "pause"], ..containers::PAUSE },
+    Command { path: &["container", "unpause"], ..containers::UNPAUSE },
+    Command { path: &["container", "wait"], ..containers::WAIT },
+    Command { path: &["container", "rename"], ..containers::RENAME },
+    Command { path: &["container", "attach"], ..containers::ATTACH },
+    Command { path: &["container", "logs"], ..containers::LOGS },
+    Command { path: &["container", "update"], ..containers::UPDATE },
+    Command { path: &["container", "top"], ..containers::TOP },
+    containers::PRUNE,
+    Command { path: &["system", "events"], ..containers::EVENTS },
     Command { path: &["container", "ls"], aliases: &["ps", "list"], ..PS_COMMAND },
     Command { path: &["container", "rm"], aliases: &["remove"], ..RM_COMMAND },
     Command {
@@ -615,7 +677,6 @@ repository `app`, a push appears in `corten images`, and every image can be read
 
 /// Docker's commands that are not here yet, so that they are refused by name.
 pub(crate) const LATER: &[&str] = &[
-    "attach",
     "build",
     "builder",
     "buildx",
@@ -625,32 +686,18 @@ pub(crate) const LATER: &[&str] = &[
     "config",
     "context",
     "cp",
-    "create",
     "diff",
-    "events",
-    "exec",
-    "kill",
-    "logs",
     "network",
     "node",
-    "pause",
     "plugin",
     "port",
-    "rename",
-    "restart",
     "secret",
     "service",
     "stack",
-    "start",
     "stats",
-    "stop",
     "swarm",
-    "top",
     "trust",
-    "unpause",
-    "update",
     "volume",
-    "wait",
 ];
 
 #[cfg(test)]

@@ -1,18 +1,18 @@
-//! `corten run`
+//! `corten run` and `corten create`
 
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use corten_engine::{Created, Engine, ImageSource, Signals, StartRequest, Stdio, Terminal};
+use corten_engine::{Attach, Created, DetachKeys, Engine, ImageSource, StartRequest, Stdio};
 use corten_types::{Context as _, Error, Result};
 
 use super::Context;
+use super::foreground::{Foreground, check_terminal, streams};
 use crate::Failure;
 use crate::command_line::{Parsed, boolean};
 use crate::run::create_request;
-use crate::terminal::{RawMode, is_terminal, size};
+use crate::terminal::size;
 
 /// Creates a container and starts it; the exit code is its program's.
 pub(crate) fn run(context: &mut Context<'_>, parsed: &Parsed) -> Result<u8, Failure> {
@@ -22,15 +22,22 @@ pub(crate) fn run(context: &mut Context<'_>, parsed: &Parsed) -> Result<u8, Fail
     })
 }
 
-fn start(context: &mut Context<'_>, parsed: &Parsed) -> Result<u8> {
-    let request = create_request(parsed, context.environment)?;
-    let (detaches, has_terminal, is_interactive) = (parsed.is_on("detach"), request.terminal, request.open_stdin);
-    if !detaches && has_terminal && is_interactive && !is_terminal(rustix::stdio::stdin()) {
-        return Err(
-            Error::invalid("the input device is not a TTY").hint("leave out `-t` where the input is not a terminal")
-        );
-    }
+/// Creates a container.
+pub(crate) fn create(context: &mut Context<'_>, parsed: &Parsed) -> Result<u8, Failure> {
+    let mut request = create_request(parsed, context.environment)?;
+    request.stdin_once = request.open_stdin;
     let engine = context.engine()?;
+    let created = make(context, parsed, &engine, request)?;
+    context.print(&format!("{}\n", created.id))?;
+    Ok(0)
+}
+
+fn make(
+    context: &mut Context<'_>,
+    parsed: &Parsed,
+    engine: &Engine,
+    request: corten_engine::CreateRequest,
+) -> Result<Created> {
     if let ImageSource::Reference(name) = &request.source {
         super::pull::before_run(context, parsed, engine.store(), name)?;
     }
@@ -43,54 +50,68 @@ fn start(context: &mut Context<'_>, parsed: &Parsed) -> Result<u8> {
     for warning in &created.warnings {
         context.warn(&format!("WARNING: {warning}"));
     }
+    Ok(created)
+}
+
+fn start(context: &mut Context<'_>, parsed: &Parsed) -> Result<u8> {
+    let mut request = create_request(parsed, context.environment)?;
+    let detaches = parsed.is_on("detach");
+    let wanted = wanted(parsed, request.open_stdin)?;
+    let detach_keys = DetachKeys::parse(parsed.last("detach-keys").unwrap_or_default())?;
+    if detaches && parsed.all("attach").next().is_some() {
+        return Err(Error::invalid("conflicting options: cannot specify both --attach and --detach"));
+    }
+    request.stdin_once = request.open_stdin && !detaches;
+    let has_terminal = request.terminal;
+    if !detaches {
+        check_terminal(has_terminal, wanted.stdin)?;
+    }
+    let engine = context.engine()?;
+    let created = make(context, parsed, &engine, request)?;
     if detaches {
-        engine.start(&created.id, StartRequest { stdio: Stdio::Detached, terminal_size: None })?;
+        engine.start(&created.id, StartRequest::default())?;
         context.print(&format!("{}\n", created.id))?;
         return Ok(0);
     }
     let proxies_signals = parsed.last("sig-proxy").and_then(boolean).unwrap_or(true);
-    attached(&engine, &created, has_terminal, is_interactive, proxies_signals)
-}
-
-/// Starts the container on the caller's own descriptors and stays until it has ended.
-fn attached(
-    engine: &Engine,
-    created: &Created,
-    has_terminal: bool,
-    is_interactive: bool,
-    proxies_signals: bool,
-) -> Result<u8> {
-    // Before the start, so that no signal falls between start and attach.
-    let signals = if proxies_signals { Some(Signals::watch()?) } else { None };
+    let foreground = Foreground { wanted, proxies_signals, detach_keys };
+    let signals = foreground.signals(has_terminal)?;
     let (stdin, stdout) = (rustix::stdio::stdin(), rustix::stdio::stdout());
     let request = StartRequest {
-        stdio: Stdio::Attached(streams(is_interactive)?),
+        stdio: Stdio::Attached { wanted, streams: all(wanted).then(|| streams(wanted.stdin)).transpose()? },
         terminal_size: if has_terminal { size(stdout).or_else(|| size(stdin)) } else { None },
     };
     let running = engine.start(&created.id, request)?;
-    let exit = if has_terminal {
-        let raw = (is_interactive && is_terminal(stdin)).then(|| RawMode::enter(stdin)).transpose()?;
-        let terminal = Terminal { input: is_interactive.then_some(stdin), output: stdout };
-        let exit = running.attach(Some(terminal), signals.as_ref());
-        drop(raw);
-        exit?
-    } else {
-        running.attach(None, signals.as_ref())?
-    };
-    Ok(exit.code)
+    foreground.stay(running, signals.as_ref())
 }
 
-/// Descriptors that the program inherits; without `-i` its input is empty.
-fn streams(is_interactive: bool) -> Result<[OwnedFd; 3]> {
-    let duplicate = |descriptor: std::os::fd::BorrowedFd<'_>| {
-        descriptor.try_clone_to_owned().context(|| "cannot duplicate a standard descriptor")
-    };
-    let input = if is_interactive {
-        duplicate(rustix::stdio::stdin())?
-    } else {
-        File::open("/dev/null").context(|| "cannot open `/dev/null`")?.into()
-    };
-    Ok([input, duplicate(rustix::stdio::stdout())?, duplicate(rustix::stdio::stderr().as_fd())?])
+/// Whether the program may as well have both outputs of the caller.
+fn all(wanted: Attach) -> bool {
+    wanted.stdout && wanted.stderr
+}
+
+/// Which streams `-a` and `-i` ask for.
+fn wanted(parsed: &Parsed, open_stdin: bool) -> Result<Attach> {
+    let mut wanted = Attach::default();
+    let mut given = false;
+    for stream in parsed.all("attach") {
+        given = true;
+        match stream.to_ascii_lowercase().as_str() {
+            "stdin" => wanted.stdin = true,
+            "stdout" => wanted.stdout = true,
+            "stderr" => wanted.stderr = true,
+            other => {
+                return Err(Error::invalid(format!(
+                    "invalid argument \"{other}\" for \"-a, --attach\" flag: valid streams are STDIN, STDOUT and STDERR"
+                )));
+            }
+        }
+    }
+    if !given {
+        return Ok(Attach { stdin: open_stdin, stdout: true, stderr: true });
+    }
+    wanted.stdin &= open_stdin;
+    Ok(wanted)
 }
 
 /// The file that receives the container's id; one that was not written to is removed again.

@@ -2,6 +2,8 @@
 
 pub(crate) mod key_values;
 pub(crate) mod mounts;
+pub(crate) mod supervision;
+pub(crate) mod time;
 pub(crate) mod values;
 
 use corten_engine::{CreateRequest, ImageSource, NetworkMode, Resources, Seccomp, SecurityOptions};
@@ -52,6 +54,11 @@ pub(crate) fn create_request(parsed: &Parsed, environment: &Environment) -> Resu
     request.terminal = parsed.is_on("tty");
     request.open_stdin = parsed.is_on("interactive");
     request.remove_on_exit = parsed.is_on("rm");
+    request.log = supervision::log(parsed)?;
+    request.restart = supervision::restart(parsed)?.unwrap_or_default();
+    request.restart_delay_ms = supervision::restart_delay(parsed)?;
+    request.health = supervision::health(parsed)?;
+    request.stop_timeout_seconds = parsed.read_last("stop-timeout", values::integer)?;
     Ok(request)
 }
 
@@ -100,7 +107,8 @@ fn check_platform(parsed: &Parsed) -> Result<()> {
     }
 }
 
-fn variables(parsed: &Parsed, environment: &Environment) -> Result<Vec<String>> {
+/// `--env-file` and `--env`, in that order.
+pub(crate) fn variables(parsed: &Parsed, environment: &Environment) -> Result<Vec<String>> {
     let mut words = Vec::new();
     for file in parsed.all("env-file") {
         words.extend(key_values::variables_of(file, environment)?);
@@ -109,7 +117,8 @@ fn variables(parsed: &Parsed, environment: &Environment) -> Result<Vec<String>> 
     Ok(words)
 }
 
-fn labels(parsed: &Parsed, environment: &Environment) -> Result<Vec<String>> {
+/// `--label-file` and `--label`, in that order.
+pub(crate) fn labels(parsed: &Parsed, environment: &Environment) -> Result<Vec<String>> {
     let mut words = Vec::new();
     for file in parsed.all("label-file") {
         words.extend(key_values::labels_of(file, environment)?);
@@ -150,7 +159,8 @@ fn security(parsed: &Parsed, environment: &Environment) -> Result<SecurityOption
     Ok(options)
 }
 
-fn resources(parsed: &Parsed) -> Result<Resources> {
+/// Cgroup limits.
+pub(crate) fn resources(parsed: &Parsed) -> Result<Resources> {
     let text = |name: &str| parsed.last(name).filter(|value| !value.is_empty()).map(str::to_owned);
     // Docker reads 0 as "no limit" everywhere.
     let set = |value: Option<u64>| value.filter(|value| *value != 0);
@@ -180,8 +190,8 @@ fn oom_score_adjustment(text: &str) -> Result<i32, String> {
 
 fn stop_signal(parsed: &Parsed) -> Result<Option<String>> {
     let Some(word) = parsed.last("stop-signal").filter(|word| !word.is_empty()) else { return Ok(None) };
-    match crate::runtime::parse_signal(word) {
-        Ok(number) if number > 0 => Ok(Some(word.to_owned())),
+    match corten_types::kernel::signal(word) {
+        Some(number) if number > 0 => Ok(Some(word.to_owned())),
         _ => Err(Error::invalid(format!("invalid signal: {word}")).hint("use a name such as `TERM`, or 1 to 64")),
     }
 }

@@ -159,66 +159,11 @@ pub(super) fn blame_cgroups(error: Error) -> Error {
 }
 
 /// A number, or a name with or without `SIG` in any case.
-pub(crate) fn parse_signal(word: &str) -> Result<i32> {
-    let unknown = || Error::invalid(format!("unknown signal \"{word}\"")).hint("use a name such as `TERM`, or 1 to 64");
-    if let Ok(number) = word.parse::<i32>() {
-        return if (0..=64).contains(&number) { Ok(number) } else { Err(unknown()) };
-    }
-    let upper = word.to_ascii_uppercase();
-    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-    if let Some((_, number)) = SIGNALS.iter().find(|(known, _)| *known == name) {
-        return Ok(*number);
-    }
-    let offset = |text: &str| text.parse::<i32>().ok().filter(|offset| (0..=30).contains(offset));
-    let number = match (name.strip_prefix("RTMIN"), name.strip_prefix("RTMAX")) {
-        (Some(""), _) => Some(34),
-        (_, Some("")) => Some(64),
-        (Some(rest), _) => rest.strip_prefix('+').and_then(offset).map(|offset| 34 + offset),
-        (_, Some(rest)) => rest.strip_prefix('-').and_then(offset).map(|offset| 64 - offset),
-        (None, None) => None,
-    };
-    number.ok_or_else(unknown)
+fn parse_signal(word: &str) -> Result<i32> {
+    corten_types::kernel::signal(word).ok_or_else(|| {
+        Error::invalid(format!("unknown signal \"{word}\"")).hint("use a name such as `TERM`, or 1 to 64")
+    })
 }
-
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
-const SIGNALS: [(&str, i32); 36] = [
-    ("HUP", 1),
-    ("INT", 2),
-    ("QUIT", 3),
-    ("ILL", 4),
-    ("TRAP", 5),
-    ("ABRT", 6),
-    ("IOT", 6),
-    ("BUS", 7),
-    ("FPE", 8),
-    ("KILL", 9),
-    ("USR1", 10),
-    ("SEGV", 11),
-    ("USR2", 12),
-    ("PIPE", 13),
-    ("ALRM", 14),
-    ("TERM", 15),
-    ("STKFLT", 16),
-    ("CHLD", 17),
-    ("CLD", 17),
-    ("CONT", 18),
-    ("STOP", 19),
-    ("TSTP", 20),
-    ("TTIN", 21),
-    ("TTOU", 22),
-    ("URG", 23),
-    ("XCPU", 24),
-    ("XFSZ", 25),
-    ("VTALRM", 26),
-    ("PROF", 27),
-    ("WINCH", 28),
-    ("IO", 29),
-    ("POLL", 29),
-    ("PWR", 30),
-    ("SYS", 31),
-    ("UNUSED", 31),
-    ("EXIT", 0),
-];
 
 #[cfg(test)]
 mod tests {

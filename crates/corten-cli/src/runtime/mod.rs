@@ -27,8 +27,6 @@ mod spec;
 mod table;
 mod update;
 
-pub(crate) use lifecycle::parse_signal;
-
 use arguments::Arguments;
 use log::Log;
 use table::Command;

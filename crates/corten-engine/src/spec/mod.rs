@@ -20,6 +20,7 @@ use crate::security::{capabilities, paths, seccomp};
 
 pub(crate) use devices::{HostDevices, of_host};
 pub(crate) use mounts::normalize;
+pub(crate) use resources::limits;
 
 /// Where the small pid 1 of `--init` lies inside (docker's place).
 pub(crate) const INIT: &str = "/sbin/docker-init";

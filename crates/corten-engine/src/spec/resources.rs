@@ -13,9 +13,13 @@ const CPU_PERIOD_US: u64 = 100_000;
 const MEMORY_BYTES_MIN: u64 = 6 * 1024 * 1024;
 
 pub(super) fn build(config: &ContainerConfig, around: &Surroundings) -> SpecResources {
+    SpecResources { devices: device_rules(around), ..limits(config) }
+}
+
+/// The limits alone, which can change while the container lives.
+pub(crate) fn limits(config: &ContainerConfig) -> SpecResources {
     let asked = &config.resources;
     SpecResources {
-        devices: device_rules(around),
         memory: memory(asked),
         cpu: cpu(asked),
         pids: asked.pids_limit.filter(|limit| *limit > 0).map(|limit| Pids { limit: Some(limit) }),
@@ -76,6 +80,31 @@ fn cpu(asked: &Resources) -> Option<Cpu> {
 }
 
 impl Resources {
+    /// These limits with every one that `change` sets.
+    pub(crate) fn changed(mut self, change: &Self) -> Self {
+        // A memory limit that moves takes the default of memory and swap together with it.
+        if change.memory_bytes.is_some() && change.memory_swap_bytes.is_none() {
+            let doubled = self.memory_bytes.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX).saturating_mul(2));
+            if self.memory_swap_bytes == doubled {
+                self.memory_swap_bytes = None;
+            }
+        }
+        macro_rules! take {
+            ($($field:ident),*) => { $(if change.$field.is_some() { self.$field.clone_from(&change.$field); })* };
+        }
+        take!(
+            memory_bytes,
+            memory_swap_bytes,
+            memory_reservation_bytes,
+            nano_cpus,
+            cpu_shares,
+            cpuset_cpus,
+            cpuset_mems,
+            pids_limit
+        );
+        self
+    }
+
     /// Checks the limits as docker does and fills in its defaults; `cpus` is how many this machine has.
     pub(crate) fn checked(mut self, cpus: usize) -> Result<Self> {
         if let Some(bytes) = self.memory_bytes.filter(|bytes| *bytes < MEMORY_BYTES_MIN) {
