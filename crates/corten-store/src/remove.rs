@@ -167,30 +167,3 @@ impl Store {
         garbage::collect(self.disk(), self.database())
     }
 }
-
-/// A name and what goes with it: with the last tag of a repository, as docker does it, its digests.
-fn going_with(reference: &Reference, all: &[Reference]) -> Vec<Reference> {
-    let beside = |other: &&Reference| *other != reference && other.repository() == reference.repository();
-    let is_last = reference.digest().is_none() && !all.iter().filter(beside).any(|other| other.digest().is_none());
-    let with = all.iter().filter(beside).filter(|_| is_last);
-    std::iter::once(reference).chain(with).cloned().collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_repository_s_digests_go_with_its_last_tag() {
-        let digest = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-        let reference = |text: &str| Reference::parse(text).unwrap();
-        let (one, two, other) = (reference("r.example/a:1"), reference("r.example/a:2"), reference("r.example/b:1"));
-        let by_digest = reference(&format!("r.example/a@{digest}"));
-        let alone = [one.clone(), by_digest.clone(), other.clone()];
-        assert_eq!(going_with(&one, &alone), [one.clone(), by_digest.clone()]);
-        let several = [one.clone(), two, by_digest.clone()];
-        assert_eq!(going_with(&one, &several), [one]);
-        assert_eq!(going_with(&by_digest, &several), [by_digest]);
-        assert_eq!(going_with(&other, &alone), [other]);
-    }
-}

@@ -111,7 +111,7 @@ fn a_broken_database_is_made_anew() -> Result<()> {
     assert_eq!((checked.damage[0].what.as_str(), checked.damage[0].outcome), ("database", Outcome::Repaired));
     // The names are lost with it; the images are not.
     assert_eq!(store.images()?.len(), 2);
-    assert!(database.exists() && names(&root.join("quarantine")).len() >= 2);
+    assert!(database.exists() && !names(&root.join("quarantine")).is_empty());
     assert!(store.check(true)?.damage.is_empty());
     Ok(())
 }

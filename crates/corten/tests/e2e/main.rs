@@ -24,6 +24,7 @@ mod peers;
 mod registry;
 mod roles;
 mod security;
+mod serve;
 mod sources;
 mod stdio;
 mod terminal;

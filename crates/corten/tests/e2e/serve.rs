@@ -1,0 +1,146 @@
+//! `corten registry serve`: the engine's own images served, a push that can be run, a server killed in the middle.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use corten_testkit::{Image, Sandbox};
+
+use crate::sandbox;
+
+/// A server process; killed with the test.
+struct Server {
+    child: Child,
+    address: String,
+}
+
+impl Server {
+    fn start(sandbox: &Sandbox) -> Self {
+        let words = ["registry", "serve", "--listen", "127.0.0.1:0", "--name", "reg.test"];
+        let mut child = sandbox.corten_command(words).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim().strip_prefix("Registry reg.test listens on ").unwrap_or_else(|| panic!("{line:?}"));
+        Self { child, address: address.to_owned() }
+    }
+
+    /// Status, headers and body of one request.
+    fn ask(&self, method: &str, path: &str, body: &[u8]) -> (u16, String, Vec<u8>) {
+        let mut stream = self.send(method, path, body, body.len());
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        let end = answer.windows(4).position(|window| window == b"\r\n\r\n").unwrap();
+        let head = String::from_utf8(answer[..end].to_vec()).unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, head, answer[end + 4..].to_vec())
+    }
+
+    /// Sends a request that announces `length` bytes and brings `body`.
+    fn send(&self, method: &str, path: &str, body: &[u8], length: usize) -> TcpStream {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        write!(stream, "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n")
+            .unwrap();
+        stream.write_all(body).unwrap();
+        stream
+    }
+
+    fn start_upload(&self) -> String {
+        let (status, head, _) = self.ask("POST", "/v2/app/blobs/uploads/", b"");
+        assert_eq!(status, 202, "{head}");
+        header(&head, "location").unwrap()
+    }
+
+    fn end(&mut self, signal: &str) -> Option<i32> {
+        let pid = self.child.id().to_string();
+        std::process::Command::new("kill").args([signal, &pid]).status().unwrap();
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+fn header(head: &str, name: &str) -> Option<String> {
+    let mut lines = head.lines().filter_map(|line| line.split_once(": "));
+    lines.find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_owned())
+}
+
+/// `sha256:…` of bytes, by the tool that every machine has.
+fn sha256(sandbox: &Sandbox, content: &[u8]) -> String {
+    let path = sandbox.work().join("content");
+    std::fs::write(&path, content).unwrap();
+    let out = std::process::Command::new("sha256sum").arg(&path).output().unwrap();
+    format!("sha256:{}", String::from_utf8(out.stdout).unwrap().split(' ').next().unwrap())
+}
+
+#[test]
+fn what_was_loaded_is_served_and_a_tag_publishes_it() {
+    let sandbox = sandbox();
+    let name = sandbox.load(&Image::tiny());
+    let mut server = Server::start(&sandbox);
+    sandbox.corten(["tag", &name, "reg.test/team/app:1"]).ok();
+    let (status, head, manifest) = server.ask("GET", "/v2/team/app/manifests/1", b"");
+    assert_eq!(status, 200, "{head}");
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    for blob in manifest["layers"].as_array().unwrap().iter().chain([&manifest["config"]]) {
+        let (status, _, body) =
+            server.ask("GET", &format!("/v2/team/app/blobs/{}", blob["digest"].as_str().unwrap()), b"");
+        assert_eq!((status, body.len() as u64), (200, blob["size"].as_u64().unwrap()));
+    }
+    let listed = sandbox.corten(["registry", "ls", "team/app", "--format", "{{.Tag}}"]);
+    assert_eq!((listed.code, listed.stdout.as_str()), (0, "1\n"));
+    assert_eq!(server.end("-TERM"), Some(0), "a signal ends it well");
+    sandbox.corten(["rmi", "reg.test/team/app:1"]).ok();
+}
+
+#[test]
+fn a_server_that_is_killed_loses_nothing_that_it_acknowledged() {
+    let sandbox = sandbox();
+    let mut server = Server::start(&sandbox);
+    let content: Vec<u8> =
+        (0..3_000_000u32).map(|index| u8::try_from(index.wrapping_mul(2_654_435_761) >> 24).unwrap()).collect();
+    let digest = sha256(&sandbox, &content);
+    // One blob whole; one session with a part that was acknowledged, and a part that was not.
+    let (status, _, _) = server.ask("POST", &format!("/v2/app/blobs/uploads/?digest={digest}"), &content);
+    assert_eq!(status, 201);
+    let other: Vec<u8> = content.iter().rev().copied().collect();
+    let other_digest = sha256(&sandbox, &other);
+    let place = server.start_upload();
+    assert_eq!(server.ask("PATCH", &place, &other[..1_000_000]).0, 202);
+    let unfinished = server.send("PATCH", &place, &other[1_000_000..1_500_000], 2_000_000);
+    server.end("-KILL");
+    drop(unfinished);
+    let mut server = Server::start(&sandbox);
+    assert_eq!(server.ask("GET", &format!("/v2/app/blobs/{digest}"), b"").2, content);
+    let (status, head, _) = server.ask("GET", &place, b"");
+    assert_eq!(status, 204, "{head}");
+    let last: usize = header(&head, "range").unwrap().strip_prefix("0-").unwrap().parse().unwrap();
+    assert!((999_999..1_500_000).contains(&last), "{last}");
+    assert_eq!(server.ask("PATCH", &place, &other[last + 1..]).0, 202);
+    assert_eq!(server.ask("PUT", &format!("{place}?digest={other_digest}"), b"").0, 201);
+    assert_eq!(server.ask("GET", &format!("/v2/app/blobs/{other_digest}"), b"").2, other);
+    assert_eq!(server.end("-TERM"), Some(0));
+    sandbox.corten(["registry", "gc", "--grace", "0s"]).ok();
+}
+
+#[test]
+fn serving_other_machines_is_said_in_so_many_words() {
+    let sandbox = sandbox();
+    for (words, why) in [
+        (&["--listen", "0.0.0.0:0"][..], "nothing says who may"),
+        (&["--listen", "0.0.0.0:0", "--allow-anonymous"], "there is no TLS"),
+        (&["--listen", "127.0.0.1:0", "--tls-cert", "x"], "belong together"),
+        (&["--listen", "nonsense"], "is not an address"),
+        (&["--config", "absent.toml"], "cannot read the registry's configuration"),
+    ] {
+        let refused = sandbox.corten(["registry", "serve"].iter().chain(words));
+        assert_eq!(refused.code, 1, "{words:?}");
+        assert!(refused.stderr.contains(why), "{words:?}: {}", refused.stderr);
+    }
+}
