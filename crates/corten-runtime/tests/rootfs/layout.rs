@@ -146,10 +146,7 @@ fn sources_in_the_rootfs_are_what_earlier_mounts_put_there() {
         let mut mapped = json!({"destination": "/mapped", "source": rootfs.join("usr"), "options": ["rbind", "idmap"],
             "uidMappings": maps, "gidMappings": maps});
         if user {
-            let report = Bundle { spec: bundle.spec.clone(), ..Bundle::typical().in_user_namespace() };
-            let mount = json!({"destination": "/mapped", "source": report.rootfs().join("usr"), "options": ["rbind", "idmap"],
-                "uidMappings": maps, "gidMappings": maps});
-            assert!(report.mount(mount).plan().unwrap_err().contains("inside the rootfs"));
+            // Mapped by the parent, which these tests have none of (oci isolation).
             mapped = json!({"destination": "/mapped", "source": rootfs.join("usr"), "options": ["rbind"]});
         }
         bundle

@@ -222,7 +222,7 @@ mod tests {
             (r#"{"unified":{"memory.max":"1"}}"#, "unified"),
         ] {
             let error = lines(document).unwrap_err();
-            assert!(error.message().starts_with(&format!("`linux.resources.{field}` ")), "{document}: {error}");
+            assert!(error.message().contains(&format!("`linux.resources.{field}` ")), "{document}: {error}");
         }
     }
 }
