@@ -1,3 +1,5 @@
+//! What programs of other makers read, and what `logs` reads back.
+
 use super::*;
 use corten_fs::Root;
 use corten_types::shim::LogOptions;
