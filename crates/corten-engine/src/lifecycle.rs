@@ -291,7 +291,10 @@ impl Engine {
             RestartPolicy::No => false,
             RestartPolicy::Always => true,
             RestartPolicy::UnlessStopped => !container.life.manually_stopped,
-            RestartPolicy::OnFailure(_) => container.life.exit_code != 0 && !container.life.manually_stopped,
+            RestartPolicy::OnFailure(retries) => {
+                let has_retries = retries == 0 || container.life.restart_count < retries;
+                container.life.exit_code != 0 && !container.life.manually_stopped && has_retries
+            }
         };
         let containers = self.containers()?.into_iter().rev();
         let ended = containers.filter(|one| one.life.state == State::Exited && wants(one));

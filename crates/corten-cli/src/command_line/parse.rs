@@ -303,7 +303,7 @@ mod tests {
             (&["images", "a", "b"], "'corten images' requires at most 1 argument"),
             (&["ps", "x"], "'corten ps' accepts no arguments"),
             (&["tag", "x"], "'corten tag' requires 2 arguments"),
-            (&["run", "--restart", "always", "x"], "the flag `--restart` is not supported yet"),
+            (&["run", "--storage-opt", "size=1g", "x"], "the flag `--storage-opt` is not supported yet"),
             (&["run", "-p", "80:80", "x"], "the flag `--publish` is not supported yet"),
         ] {
             assert_eq!(refusal(line).message(), message, "{line:?}");

@@ -42,9 +42,9 @@ impl RestartPolicy {
                 Err(Error::invalid("invalid restart policy format: no policy provided before colon"))
             }
             "on-failure" => Ok(Self::OnFailure(number)),
-            "" | "no" | "always" | "unless-stopped" if count.is_some() && number != 0 => Err(Error::invalid(
-                "invalid restart policy: maximum retry count can only be used with 'on-failure'",
-            )),
+            "" | "no" | "always" | "unless-stopped" if count.is_some() && number != 0 => {
+                Err(Error::invalid("invalid restart policy: maximum retry count can only be used with 'on-failure'"))
+            }
             "" | "no" => Ok(Self::No),
             "always" => Ok(Self::Always),
             "unless-stopped" => Ok(Self::UnlessStopped),
