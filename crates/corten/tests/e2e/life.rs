@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use corten_testkit::Sandbox;
 use corten_testkit::run::eventually;
+use corten_testkit::skip::program;
 
 use crate::sandbox;
 
@@ -179,4 +180,23 @@ fn attached_to_by_several_and_left_by_keys() {
     }
     sandbox.corten(["logs", "shell"]).ok().shows("round-40").shows("round-41");
     sandbox.corten(["rm", "-f", "shell"]).ok();
+}
+
+#[test]
+fn what_happens_to_a_container_is_changed_shown_and_told() {
+    let mut sandbox = sandbox();
+    let tiny = sandbox.tiny();
+    sandbox.corten(["run", "-d", "--name", "web", &tiny, "sleep", "600"]).ok();
+    sandbox.corten(["update", "--restart", "unless-stopped", "web"]).ok().prints("web");
+    assert_eq!(field(&sandbox, "web", ".HostConfig.RestartPolicy.Name"), "unless-stopped");
+    if program("ps").is_some() {
+        sandbox.corten(["top", "web", "-o", "pid,args"]).ok().shows("sleep 600");
+    }
+    sandbox.corten(["update", "--restart", "sometimes", "web"]).code(1).complains("restart policy");
+    sandbox.corten(["container", "prune", "-f"]).ok().shows("Total reclaimed space: 0B");
+    sandbox.corten(["stop", "-t", "0", "web"]).ok();
+    let told = ["events", "--since", "1h", "--until", "0s", "--format", "{{.Action}}", "--filter", "container=web"];
+    assert_eq!(sandbox.corten(told).ok().text(), "create\nstart\nupdate\nkill\ndie\nstop");
+    sandbox.corten(["container", "prune", "-f"]).ok().shows("Deleted Containers:");
+    assert_eq!(sandbox.corten(["ps", "-aq"]).ok().text(), "");
 }
