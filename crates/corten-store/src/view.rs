@@ -4,15 +4,17 @@ use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 
 use corten_fs::tar::Builder;
-use corten_sys::Call;
+use corten_sys::{Call, namespace};
 use corten_types::{Context, Error, ErrorKind, Result};
 use rustix::fs::{Mode, OFlags, openat};
+use rustix::io::Errno;
 
 use crate::compare::{Difference, Rules, compare};
 use crate::disk::Temporary;
 use crate::export::tree::append_tree;
 use crate::image::Image;
 use crate::layer::LayerRow;
+use crate::layer::owner::Owners;
 use crate::lease::Lease;
 use crate::snapshot::Snapshot;
 use crate::store::Store;
@@ -80,7 +82,17 @@ impl Store {
         let name = "fs";
         empty.create_dir(name, 0o755)?;
         overlay.lower.push(empty.path(self.disk()).join(name));
-        let mount = overlay.create()?;
+        let mount = match overlay.create() {
+            // In a user namespace one may mount in a mount namespace that belongs to it, and in no other.
+            Err(error)
+                if error.errno() == Some(Errno::PERM.raw_os_error())
+                    && Owners::of_this_process()?.in_user_namespace() =>
+            {
+                namespace::unshare(namespace::NEWNS).call(|| "unshare(CLONE_NEWNS)")?;
+                overlay.create()?
+            }
+            mount => mount?,
+        };
         // A mount's descriptor is a place alone; reading wants the directory.
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = openat(&mount, c".", flags, Mode::empty()).call(|| "openat(<overlay>, \".\")")?;

@@ -113,12 +113,12 @@ fn affinity(wanted: Option<&CpuAffinity>) -> Result<[Option<CpuSet>; 2]> {
 }
 
 /// Clones straight into the container's pid namespace, or by an intermediate process where only the container's user
-/// namespace gives the right to enter.
+/// namespace gives the right to enter, or where this process could not choose its own again.
 fn spawn_into(plan: &mut ExecPlan, entry: &Entry) -> Result<Child> {
     let single = spawn::single_threaded()?;
     let (ours, theirs) = Channel::pair()?;
     let enters_pid = plan.kinds & namespace::NEWPID != 0;
-    let direct = !enters_pid || plan.kinds & namespace::NEWUSER == 0;
+    let direct = !enters_pid || (plan.kinds & namespace::NEWUSER == 0 && spawn::may_come_back());
     let target = plan.target.try_clone().context(|| "cannot duplicate a descriptor")?;
     let pid_namespace = (enters_pid && direct).then_some((target.as_fd(), namespace::NEWPID));
     match clone_into(&single, 0, entry, pid_namespace)? {

@@ -108,12 +108,22 @@ pub(crate) fn clone_into(
     Ok((side, born_inside))
 }
 
+fn own_pid_namespace() -> Result<OwnedFd> {
+    rustix::fs::open("/proc/self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .call(|| "open(\"/proc/self/ns/pid\")")
+}
+
+/// Whether this process, once it has chosen another pid namespace for its children, may choose its own again: not in a user
+/// namespace that does not own it.
+pub(crate) fn may_come_back() -> bool {
+    own_pid_namespace().is_ok_and(|own| namespace::setns(own.as_fd(), namespace::NEWPID).is_ok())
+}
+
 /// Children of this process will live in the pid namespace of `target`; returns the way back.
 ///
 /// A container's process may then look at the child at once, so nothing of it may be readable (CVE-2016-9962).
 fn choose_pid_namespace(target: BorrowedFd<'_>, kinds: u64) -> Result<OwnedFd> {
-    let own = rustix::fs::open("/proc/self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .call(|| "open(\"/proc/self/ns/pid\")")?;
+    let own = own_pid_namespace()?;
     namespace::setns(target, kinds).call(|| "setns(<pid namespace>)")?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable).call(|| "prctl(PR_SET_DUMPABLE, 0)")?;
     Ok(own)
