@@ -1,5 +1,6 @@
 //! Images go to registries and come back: docker's commands, words and exit codes.
 
+use corten_testkit::require;
 use corten_testkit::{Image, Registry};
 use serde_json::Value;
 
@@ -107,6 +108,7 @@ fn a_login_is_kept_used_and_forgotten() {
 
 #[test]
 fn fifty_pulls_of_one_layer_at_once_fetch_it_once() {
+    require!(std::env::var_os("CORTEN_TEST_SLOW").is_none(), "too slow on an emulated machine");
     let registry = Registry::start();
     registry.add_image("tiny", "1", &Image::tiny());
     let sandbox = sandbox();

@@ -109,7 +109,9 @@ fn processes_are_listed() {
 fn cgroups_that_the_container_made_go_with_it() {
     let sandbox = sandbox();
     corten_testkit::require!(!sandbox.is_rootless(), "needs a cgroup");
-    for namespace in [true, false] {
+    // Without a namespace a mount of cgroup2 shows the host's whole tree, which is not the container's to change.
+    let is_v2 = std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    for namespace in [true, false].into_iter().take(if is_v2 { 1 } else { 2 }) {
         let mut bundle = sleeper(&sandbox);
         for mount in bundle.spec.mounts.iter_mut().filter(|mount| mount.kind == "cgroup") {
             mount.options.retain(|option| option != "ro");
