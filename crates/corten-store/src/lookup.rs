@@ -97,10 +97,10 @@ impl Store {
             return self.by_digest(&digest)?.ok_or_else(missing);
         }
         let reference = Reference::parse(name);
-        if let Ok(reference) = &reference
-            && let Some(row) = self.by_reference(reference)?
-        {
-            return Ok(row);
+        for meant in Reference::meanings(name) {
+            if let Some(row) = self.by_reference(&meant)? {
+                return Ok(row);
+            }
         }
         let prefix = name.strip_prefix("sha256:").unwrap_or(name);
         if !prefix.is_empty()

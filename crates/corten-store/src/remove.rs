@@ -94,7 +94,7 @@ impl Store {
         let row = self.top_of(self.lookup(name)?)?;
         let target = self.target_of(row.clone())?;
         let references = &target.references;
-        let named = Reference::parse(name).ok().filter(|reference| references.contains(reference));
+        let named = Reference::meanings(name).find(|reference| references.contains(reference));
         if let Some(reference) = &named {
             let staying = target.names_beside(reference);
             if !staying.is_empty() {

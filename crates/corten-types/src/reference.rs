@@ -32,6 +32,16 @@ impl Reference {
         Ok(reference)
     }
 
+    /// What a name that somebody typed may mean here, in order: what docker reads in it, then for a short one what podman
+    /// and buildah call an image that came from no registry, `localhost/NAME`.
+    pub fn meanings(text: &str) -> impl Iterator<Item = Self> {
+        let own = Self::parse(text).ok();
+        let is_short = own.as_ref().is_some_and(|own| own.domain() == DEFAULT_DOMAIN)
+            && !text.split_once('/').is_some_and(|(first, _)| first.ends_with(DEFAULT_DOMAIN));
+        let local = is_short.then(|| Self::parse(&format!("localhost/{text}")).ok()).flatten();
+        own.into_iter().chain(local)
+    }
+
     /// Parses and normalises, adding no tag.
     pub fn parse_name(text: &str) -> Result<Self> {
         parse(text).map_err(|why| {
@@ -243,6 +253,17 @@ mod tests {
             assert_eq!((reference.to_string().as_str(), reference.familiar().as_str()), (full, familiar));
             assert_eq!(Reference::parse(&reference.familiar()).unwrap(), reference);
         }
+    }
+
+    #[test]
+    fn a_short_name_may_be_an_image_that_came_from_no_registry() {
+        let meanings = |text| Reference::meanings(text).map(|meant| meant.to_string()).collect::<Vec<_>>();
+        assert_eq!(meanings("app:1"), ["docker.io/library/app:1", "localhost/app:1"]);
+        assert_eq!(meanings("user/app"), ["docker.io/user/app:latest", "localhost/user/app:latest"]);
+        assert_eq!(meanings("docker.io/app"), ["docker.io/library/app:latest"]);
+        assert_eq!(meanings("index.docker.io/app"), ["docker.io/library/app:latest"]);
+        assert_eq!(meanings("ghcr.io/a/b"), ["ghcr.io/a/b:latest"]);
+        assert!(meanings("not a name").is_empty());
     }
 
     #[test]

@@ -79,7 +79,7 @@ impl Store {
         }
         let document = self.lookup(name)?;
         let mut references = self.database().references_of(&document.digest)?;
-        references.retain(|known| Reference::parse(name).is_ok_and(|name| name == *known) && known.digest().is_none());
+        references.retain(|known| known.digest().is_none() && Reference::meanings(name).any(|meant| meant == *known));
         Ok(vec![self.entry(name, references, platform)?])
     }
 

@@ -152,6 +152,23 @@ fn names_go_one_by_one_and_the_image_with_the_last() {
 }
 
 #[test]
+fn a_short_name_finds_the_image_that_podman_saved() {
+    let sandbox = sandbox();
+    let id = |name: &str| sandbox.corten(["inspect", "-f", "{{.Id}}", name]).ok().text().to_owned();
+    sandbox.load(&image("localhost/app:latest", "one"));
+    let local = id("app");
+    assert_eq!(local, id("localhost/app:latest"));
+    let file = sandbox.work().join("app.tar");
+    sandbox.corten(["save", "-o", file.to_str().unwrap(), "app"]).ok();
+    sandbox.corten(["rmi", "app"]).ok().shows("Untagged: localhost/app:latest").shows("Deleted: sha256:");
+    sandbox.corten(["load", "-q", "-i", file.to_str().unwrap()]).ok().prints("Loaded image: localhost/app:latest");
+    assert_eq!(id("app"), local);
+    // What docker reads in the name goes first.
+    sandbox.load(&image("app:latest", "another"));
+    assert_ne!(id("app"), local);
+}
+
+#[test]
 fn what_differs_between_two_images_is_listed() {
     let sandbox = sandbox();
     let first = sandbox.load(&image("app:1", "one"));
