@@ -2,35 +2,29 @@
 
 use std::path::Path;
 
-use corten_engine::security::paths::{MASKED_PATHS, READONLY_PATHS};
 use corten_engine::store::Image;
-use corten_engine::{Container, Health, HealthCheck, MountSource, State};
+use corten_engine::{Container, Health, HealthCheck, RootMount, State};
 
 use crate::containers::{network, state_word};
+use crate::host_config::{host_config, mount};
 use crate::table::field;
 use crate::template::Value;
 
 const ZERO_TIME: &str = "0001-01-01T00:00:00Z";
 
-macro_rules! document {
-    ($($name:literal: $value:expr),* $(,)?) => {
-        Value::document(vec![$(field($name, $value)),*])
-    };
-}
-
-fn number(value: impl Into<i128>) -> Value {
+pub(crate) fn number(value: impl Into<i128>) -> Value {
     Value::Int(value.into())
 }
 
-fn empty_list() -> Value {
+pub(crate) fn empty_list() -> Value {
     Value::list([])
 }
 
-fn empty_map() -> Value {
+pub(crate) fn empty_map() -> Value {
     Value::map(Vec::new())
 }
 
-fn path(path: &Path) -> String {
+pub(crate) fn path(path: &Path) -> String {
     path.display().to_string()
 }
 
@@ -68,10 +62,25 @@ pub fn container(container: &Container, host: Host<'_>) -> Value {
         "AppArmorProfile": config.security.apparmor.as_deref().unwrap_or(""),
         "ExecIDs": Value::NilList,
         "HostConfig": host_config(container, host),
-        "GraphDriver": document! { "Data": Value::NilMap, "Name": host.driver },
+        "GraphDriver": document! { "Data": layers(container), "Name": host.driver },
         "Mounts": Value::list(config.mounts.iter().filter_map(mount)),
         "Config": container_config(container),
         "NetworkSettings": network_settings(container),
+    }
+}
+
+/// The directories that make the root, in docker's names; the root itself is mounted for its supervisor alone.
+fn layers(container: &Container) -> Value {
+    let Some(RootMount::Overlay(options)) = &container.config.root else { return Value::NilMap };
+    let value = |name: &str| {
+        let found = options.iter().find_map(|option| option.strip_prefix(name)?.strip_prefix('='));
+        found.unwrap_or_default().to_owned()
+    };
+    document! {
+        "ID": container.config.id.as_str(),
+        "LowerDir": value("lowerdir"),
+        "UpperDir": value("upperdir"),
+        "WorkDir": value("workdir"),
     }
 }
 
@@ -128,190 +137,6 @@ fn healthcheck(check: &HealthCheck) -> Value {
     }
     fields.push(field("Retries", number(check.retries)));
     Value::document(fields)
-}
-
-fn host_config(container: &Container, host: Host<'_>) -> Value {
-    let config = &container.config;
-    let resources = &config.resources;
-    let optional = |value: Option<i128>| number(value.unwrap_or(0));
-    let unconfined = config.privileged || config.security.system_paths_unconfined;
-    let paths = |paths: &[&str]| if unconfined { Value::NilList } else { Value::strings(paths) };
-    let (policy, retries) = config.restart.words();
-    let mut fields = vec![
-        field("Binds", binds(container)),
-        field("ContainerIDFile", ""),
-        field(
-            "LogConfig",
-            document! { "Type": config.log.driver.as_str(), "Config": Value::string_map(&config.log.options) },
-        ),
-        field("NetworkMode", network(container)),
-        field("PortBindings", empty_map()),
-        field("RestartPolicy", document! { "Name": policy, "MaximumRetryCount": number(retries) }),
-        field("AutoRemove", config.remove_on_exit),
-        field("VolumeDriver", ""),
-        field("VolumesFrom", Value::NilList),
-        field("ConsoleSize", Value::list([number(0), number(0)])),
-        field("CapAdd", capabilities(&config.capabilities_add)),
-        field("CapDrop", capabilities(&config.capabilities_drop)),
-        field("CgroupnsMode", if config.privileged || !host.has_cgroup2 { "host" } else { "private" }),
-        field("Dns", empty_list()),
-        field("DnsOptions", empty_list()),
-        field("DnsSearch", empty_list()),
-        field("ExtraHosts", Value::NilList),
-        field("GroupAdd", Value::strings_or_nil(&config.groups_add)),
-        field("IpcMode", "private"),
-        field("Cgroup", ""),
-        field("Links", Value::NilList),
-        field("OomScoreAdj", number(config.oom_score_adj)),
-        field("PidMode", ""),
-        field("Privileged", config.privileged),
-        field("PublishAllPorts", false),
-        field("ReadonlyRootfs", config.read_only),
-        field("SecurityOpt", security_options(container)),
-    ];
-    let tmpfs = tmpfs(container);
-    if !tmpfs.is_empty() {
-        fields.push(field("Tmpfs", Value::map(tmpfs)));
-    }
-    fields.extend([field("UTSMode", ""), field("UsernsMode", ""), field("ShmSize", number(config.shm_size_bytes))]);
-    if !config.sysctls.is_empty() {
-        fields.push(field("Sysctls", Value::string_map(&config.sysctls)));
-    }
-    fields.extend([
-        field("Runtime", "corten"),
-        field("Isolation", ""),
-        field("CpuShares", optional(resources.cpu_shares.map(Into::into))),
-        field("Memory", optional(resources.memory_bytes.map(Into::into))),
-        field("NanoCpus", optional(resources.nano_cpus.map(Into::into))),
-        field("CgroupParent", ""),
-        field("BlkioWeight", number(0)),
-        field("BlkioWeightDevice", empty_list()),
-        field("BlkioDeviceReadBps", empty_list()),
-        field("BlkioDeviceWriteBps", empty_list()),
-        field("BlkioDeviceReadIOps", empty_list()),
-        field("BlkioDeviceWriteIOps", empty_list()),
-        field("CpuPeriod", number(0)),
-        field("CpuQuota", number(0)),
-        field("CpuRealtimePeriod", number(0)),
-        field("CpuRealtimeRuntime", number(0)),
-        field("CpusetCpus", resources.cpuset_cpus.as_deref().unwrap_or("")),
-        field("CpusetMems", resources.cpuset_mems.as_deref().unwrap_or("")),
-        field("Devices", Value::list(config.devices.iter().map(device))),
-        field("DeviceCgroupRules", Value::NilList),
-        field("DeviceRequests", Value::NilList),
-        field("MemoryReservation", optional(resources.memory_reservation_bytes.map(Into::into))),
-        field("MemorySwap", optional(resources.memory_swap_bytes.map(Into::into))),
-        field("MemorySwappiness", Value::Nil),
-        field("OomKillDisable", false),
-        field("PidsLimit", resources.pids_limit.map_or(Value::Nil, number)),
-        field("Ulimits", Value::list(config.ulimits.iter().map(ulimit))),
-        field("CpuCount", number(0)),
-        field("CpuPercent", number(0)),
-        field("IOMaximumIOps", number(0)),
-        field("IOMaximumBandwidth", number(0)),
-        field("MaskedPaths", paths(&MASKED_PATHS)),
-        field("ReadonlyPaths", paths(&READONLY_PATHS)),
-    ]);
-    Value::document(fields)
-}
-
-fn capabilities(names: &[String]) -> Value {
-    let full = |name: &String| {
-        let name = name.to_uppercase();
-        if name == "ALL" || name.starts_with("CAP_") { name } else { format!("CAP_{name}") }
-    };
-    Value::strings_or_nil(&names.iter().map(full).collect::<Vec<_>>())
-}
-
-fn security_options(container: &Container) -> Value {
-    let security = &container.config.security;
-    let mut words: Vec<String> = security.labels.iter().map(|label| format!("label={label}")).collect();
-    if security.no_new_privileges {
-        words.push("no-new-privileges".to_owned());
-    }
-    match &security.seccomp {
-        corten_engine::Seccomp::Builtin => {}
-        corten_engine::Seccomp::Unconfined => words.push("seccomp=unconfined".to_owned()),
-        corten_engine::Seccomp::File(file) => words.push(format!("seccomp={}", path(file))),
-    }
-    if let Some(profile) = &security.apparmor {
-        words.push(format!("apparmor={profile}"));
-    }
-    Value::strings_or_nil(&words)
-}
-
-fn binds(container: &Container) -> Value {
-    let bind = |mount: &corten_engine::Mount| match &mount.source {
-        MountSource::Bind { path: source, .. } => {
-            let mode = mode(mount);
-            let suffix = if mode.is_empty() { String::new() } else { format!(":{mode}") };
-            Some(format!("{}:{}{suffix}", path(source), mount.destination))
-        }
-        MountSource::Volume(name) => Some(format!("{}:{}", name.as_deref().unwrap_or(""), mount.destination)),
-        MountSource::Tmpfs(_) => None,
-    };
-    Value::strings_or_nil(&container.config.mounts.iter().filter_map(bind).collect::<Vec<_>>())
-}
-
-fn mode(mount: &corten_engine::Mount) -> String {
-    let mut words = Vec::new();
-    if mount.read_only {
-        words.push("ro");
-    }
-    if let MountSource::Bind { propagation, relabel, .. } = &mount.source {
-        words.extend(propagation.map(corten_engine::Propagation::as_str));
-        words.extend(relabel.map(|relabel| match relabel {
-            corten_engine::Relabel::Shared => "z",
-            corten_engine::Relabel::Private => "Z",
-        }));
-    }
-    words.join(",")
-}
-
-fn mount(mount: &corten_engine::Mount) -> Option<Value> {
-    let (kind, source, propagation) = match &mount.source {
-        MountSource::Bind { path: source, propagation, .. } => {
-            ("bind", path(source), propagation.map_or("rprivate", corten_engine::Propagation::as_str))
-        }
-        MountSource::Volume(name) => ("volume", name.clone().unwrap_or_default(), ""),
-        MountSource::Tmpfs(_) => return None,
-    };
-    Some(document! {
-        "Type": kind,
-        "Source": source,
-        "Destination": mount.destination.as_str(),
-        "Mode": mode(mount),
-        "RW": !mount.read_only,
-        "Propagation": propagation,
-    })
-}
-
-fn tmpfs(container: &Container) -> Vec<(String, Value)> {
-    let mut entries = Vec::new();
-    for mount in &container.config.mounts {
-        if let MountSource::Tmpfs(options) = &mount.source {
-            let mut words = options.options.clone();
-            words.extend(options.size_bytes.map(|size| format!("size={size}")));
-            words.extend(options.mode.map(|mode| format!("mode={mode:o}")));
-            if mount.read_only {
-                words.push("ro".to_owned());
-            }
-            entries.push(field(&mount.destination, words.join(",")));
-        }
-    }
-    entries
-}
-
-fn device(device: &corten_engine::DeviceRequest) -> Value {
-    document! {
-        "PathOnHost": path(&device.host),
-        "PathInContainer": device.container.as_str(),
-        "CgroupPermissions": device.access.letters(),
-    }
-}
-
-fn ulimit(limit: &corten_engine::Ulimit) -> Value {
-    document! { "Name": limit.name.as_str(), "Hard": number(limit.hard), "Soft": number(limit.soft) }
 }
 
 fn container_config(container: &Container) -> Value {

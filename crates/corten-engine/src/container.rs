@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use corten_types::runtime_spec::DeviceRule;
 use corten_types::shim::{Health, HealthCheck, LogOptions, RestartPolicy, RootMount};
 use serde::{Deserialize, Serialize};
 
-use crate::request::{DeviceRequest, Mount, NetworkMode, Resources, SecurityOptions, Ulimit};
+use crate::namespaces::Namespaces;
+use crate::request::{DeviceRequest, Mount, NetworkMode, SecurityOptions, Ulimit};
+use crate::resources::Resources;
 use crate::state::State;
 
 /// What was asked and decided at creation; never changes afterwards.
@@ -61,6 +64,18 @@ pub struct ContainerConfig {
     pub init: bool,
     /// Cgroup limits, with docker's defaults filled in.
     pub resources: Resources,
+    /// As asked.
+    pub cgroup_parent: String,
+    /// Further rules of the device cgroup.
+    pub device_rules: Vec<DeviceRule>,
+    /// Devices by their CDI names.
+    pub cdi_devices: Vec<String>,
+    /// Whose namespaces it has; other containers by id.
+    pub namespaces: Namespaces,
+    /// For the runtime.
+    pub annotations: BTreeMap<String, String>,
+    /// As asked; what came of it is among the mounts.
+    pub volumes_from: Vec<String>,
     /// Size of /dev/shm, bytes.
     pub shm_size_bytes: u64,
     /// OOM score adjustment.

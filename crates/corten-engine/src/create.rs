@@ -18,7 +18,10 @@ use rustix::io::Errno;
 
 use crate::container::ContainerConfig;
 use crate::engine::{Created, Engine};
-use crate::request::{CreateRequest, ImageSource, Mount, MountSource, NetworkMode, Relabel, Seccomp, SecurityOptions};
+use crate::namespaces::NamespaceMode;
+use crate::request::{
+    CreateRequest, Given, ImageSource, Mount, MountSource, NetworkMode, Relabel, Seccomp, SecurityOptions,
+};
 use crate::spec::{self, check_sysctl, merge_environment, normalize};
 
 /// Name of the file with everything that was decided.
@@ -138,12 +141,14 @@ impl Engine {
         let mut env = defaults.env.clone();
         merge_environment(&mut env, &request.env);
         for (name, value) in &request.sysctls {
-            check_sysctl(name, value, &request.network)?;
+            check_sysctl(name, value, &request.network, &request.namespaces.ipc)?;
         }
         warnings.extend(defaults.volumes.keys().filter(|path| !has_mount(&request.mounts, path)).map(|path| {
             format!("the image asks for a volume at {path}: it stays in the container's own layer until volumes come")
         }));
-        check_mounts(&request.mounts, &mut warnings)?;
+        let mut mounts = request.mounts;
+        mounts.extend(self.inherited_mounts(&request.volumes_from, &mounts)?);
+        check_mounts(&mounts, &mut warnings)?;
         check_security(&request.security)?;
         if request.remove_on_exit && request.restart != corten_types::shim::RestartPolicy::No {
             return Err(Error::invalid("conflicting options: cannot specify both --restart and --rm"));
@@ -151,7 +156,15 @@ impl Engine {
         let stop_timeout = defaults.stop_timeout;
         let mut labels = defaults.labels;
         labels.extend(request.labels);
-        let resources = request.resources.checked(cpus())?;
+        let has_cgroup2 = spec::kernel_facts().1;
+        let resources = request.resources.checked(cpus(), has_cgroup2)?;
+        if resources.oom_kill_disable && resources.memory_bytes.is_none() {
+            warnings.push("without a memory limit the whole machine can run out of memory".to_owned());
+        }
+        let namespaces = self.resolve_namespaces(request.namespaces, has_cgroup2)?;
+        if namespaces.uts.is_shared() && request.hostname.is_some() {
+            return Err(Error::invalid("conflicting options: hostname and the UTS mode"));
+        }
         let workdir = request.workdir.unwrap_or(defaults.working_dir);
         let config = ContainerConfig {
             id: id.as_str().to_owned(),
@@ -165,9 +178,13 @@ impl Engine {
             workdir: working_directory(&workdir)?,
             user: request.user.unwrap_or(defaults.user),
             groups_add: request.groups_add,
-            hostname: hostname(request.hostname, id, &request.network)?,
+            hostname: hostname(
+                request.hostname,
+                id,
+                request.network == NetworkMode::Host || namespaces.uts == NamespaceMode::Host,
+            )?,
             domainname: request.domainname.unwrap_or_default(),
-            mounts: request.mounts,
+            mounts,
             read_only: request.read_only,
             capabilities_add: request.capabilities_add,
             capabilities_drop: request.capabilities_drop,
@@ -178,6 +195,12 @@ impl Engine {
             sysctls: request.sysctls,
             init: request.init,
             resources,
+            cgroup_parent: request.cgroup_parent.clone().unwrap_or_default(),
+            device_rules: request.device_rules,
+            cdi_devices: request.cdi_devices,
+            namespaces,
+            annotations: request.annotations,
+            volumes_from: request.volumes_from,
             shm_size_bytes: request.shm_size_bytes.unwrap_or(SHM_SIZE_BYTES),
             oom_score_adj: request.oom_score_adj.unwrap_or(0),
             network: request.network,
@@ -192,25 +215,65 @@ impl Engine {
             health: crate::health::decide(request.health, defaults.healthcheck.as_ref())?,
             stop_timeout_seconds: request.stop_timeout_seconds.or(stop_timeout),
             remove_on_exit: request.remove_on_exit,
-            cgroups_path: self.cgroups_path(id),
+            cgroups_path: self.cgroups_path(id, request.cgroup_parent.as_deref())?,
             root: None,
         };
         Ok((config, warnings))
     }
 
     /// Rootless, the runtime finds the place that was delegated; where there is none, an empty path lets it do without.
-    fn cgroups_path(&self, id: &ContainerId) -> String {
-        match (self.options.systemd_cgroup, self.options.rootless.is_some()) {
-            (true, false) => format!("system.slice:corten:{id}"),
-            (true, true) => format!("user.slice:corten:{id}"),
-            (false, false) => format!("/corten/{id}"),
-            (false, true) => String::new(),
+    fn cgroups_path(&self, id: &ContainerId, parent: Option<&str>) -> Result<String> {
+        let parent = parent.filter(|parent| !parent.is_empty());
+        let rootless = self.options.rootless.is_some();
+        if self.options.systemd_cgroup {
+            let slice = parent.unwrap_or(if rootless { "user.slice" } else { "system.slice" });
+            if !slice.ends_with(".slice") || slice.contains('/') {
+                return Err(Error::invalid(
+                    "cgroup-parent for systemd cgroup should be a valid slice named as \"xxx.slice\"",
+                ));
+            }
+            return Ok(format!("{slice}:corten:{id}"));
         }
+        match (rootless, parent) {
+            (false, parent) => {
+                let parent = normalize(&format!("/{}", parent.unwrap_or("corten")))
+                    .context(|| "cannot use the cgroup of `--cgroup-parent`")?;
+                Ok(format!("{parent}/{id}"))
+            }
+            (true, None) => Ok(String::new()),
+            (true, Some(_)) => {
+                Err(Error::new(ErrorKind::Unsupported, "`--cgroup-parent` needs root, or systemd for an ordinary user")
+                    .hint("add `--systemd-cgroup` before the command, and name a slice"))
+            }
+        }
+    }
+
+    /// The binds of other containers (`--volumes-from`), but where this one has a mount of its own.
+    fn inherited_mounts(&self, words: &[String], own: &[Mount]) -> Result<Vec<Mount>> {
+        let mut inherited: Vec<Mount> = Vec::new();
+        for word in words {
+            let (name, mode) = word.split_once(':').unwrap_or((word, "rw"));
+            let read_only = match mode {
+                "rw" | "z" | "Z" => false,
+                "ro" => true,
+                _ => return Err(Error::invalid(format!("invalid mode: {mode}")).hint("`--volumes-from NAME[:ro|rw]`")),
+            };
+            let donor = self.container(name)?;
+            for mount in donor.config.mounts {
+                if matches!(mount.source, MountSource::Tmpfs(_)) || has_mount(own, &mount.destination) {
+                    continue;
+                }
+                inherited.retain(|earlier| earlier.destination != mount.destination);
+                let read_only = mount.read_only || read_only;
+                inherited.push(Mount { read_only, given: Given::Inherited, ..mount });
+            }
+        }
+        Ok(inherited)
     }
 
     /// What would fail at start for the request's own sake fails at creation.
     fn try_spec(&self, config: &ContainerConfig, profile: Option<&[u8]>) -> Result<()> {
-        let around = self.surroundings(config, profile.map(<[u8]>::to_vec), None)?;
+        let around = self.surroundings(config, profile.map(<[u8]>::to_vec), spec::Joined::default())?;
         spec::build(config, &around).map(drop)
     }
 
@@ -393,10 +456,10 @@ fn working_directory(workdir: &str) -> Result<String> {
     }
 }
 
-fn hostname(wanted: Option<String>, id: &ContainerId, network: &NetworkMode) -> Result<String> {
+fn hostname(wanted: Option<String>, id: &ContainerId, is_hosts: bool) -> Result<String> {
     let name = match wanted {
         Some(name) if !name.is_empty() => name,
-        _ if *network == NetworkMode::Host => rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        _ if is_hosts => rustix::system::uname().nodename().to_string_lossy().into_owned(),
         _ => id.short().to_owned(),
     };
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');

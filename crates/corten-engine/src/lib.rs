@@ -15,6 +15,7 @@
 //! ```
 
 mod attach;
+mod cdi;
 mod container;
 mod create;
 mod detach_keys;
@@ -31,9 +32,11 @@ mod lifecycle;
 mod log_options;
 mod logs;
 mod names;
+mod namespaces;
 mod random;
 mod remove;
 mod request;
+mod resources;
 mod rootless;
 pub mod security;
 mod spec;
@@ -41,12 +44,14 @@ mod start;
 mod state;
 
 pub use attach::{Console, Exit, Parted, Running, Signals};
+pub use cdi::is_name as is_cdi_name;
 pub use container::{Container, ContainerConfig, Life};
 pub use corten_store as store;
 pub use corten_store::Form as LayerForm;
 pub use corten_types::event::EventRecord;
+pub use corten_types::runtime_spec::DeviceRule;
 pub use corten_types::shim::{
-    Attach, Health, HealthCheck, HealthStatus, LogDriver, LogOptions, RestartPolicy, UnhealthyAction,
+    Attach, Health, HealthCheck, HealthStatus, LogDriver, LogOptions, RestartPolicy, RootMount, UnhealthyAction,
 };
 pub use detach_keys::DetachKeys;
 pub use engine::{Created, Engine, EngineOptions};
@@ -58,9 +63,11 @@ pub use info::{Info, Version};
 pub use lifecycle::UpdateRequest;
 pub use log_options::parse as parse_log_options;
 pub use logs::{LogEntry, LogQuery, LogStream, Stamp};
+pub use namespaces::{NamespaceChoice, NamespaceMode, Namespaces};
 pub use request::{
-    Access, CreateRequest, DeviceRequest, HealthRequest, ImageSource, Mount, MountSource, NetworkMode, Propagation,
-    Relabel, Resources, Seccomp, SecurityOptions, StartRequest, Stdio, TmpfsOptions, Ulimit,
+    Access, CreateRequest, DeviceRequest, Given, HealthRequest, ImageSource, Mount, MountSource, NetworkMode,
+    Propagation, Recursion, Relabel, Seccomp, SecurityOptions, StartRequest, Stdio, TmpfsOptions, Ulimit,
 };
+pub use resources::{DeviceRate, Resources};
 pub use rootless::{Rootless, enter as enter_rootless};
 pub use state::{BadTransition, Event, State, next};

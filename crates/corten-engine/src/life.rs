@@ -16,6 +16,7 @@ use crate::container::{Container, ContainerConfig, Life};
 use crate::create::{CONFIG, LOCK};
 use crate::engine::Engine;
 use crate::lifecycle::RENAMING;
+use crate::namespaces::SHARED_MEMORY;
 use crate::state::State;
 
 /// Largest record that is read, bytes.
@@ -204,8 +205,10 @@ impl Engine {
             self.delete_by_runtime(id)?;
         }
         // Only where mounts are shared with the host was the root mounted in this mount namespace; elsewhere it is gone.
-        let rootfs = self.run_path(id).join(ROOTFS);
-        rustix::mount::unmount(&rootfs, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).ok();
+        for name in [ROOTFS, SHARED_MEMORY] {
+            let place = self.run_path(id).join(name);
+            rustix::mount::unmount(&place, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).ok();
+        }
         if !self.containers.exists(id)? {
             self.store().remove_snapshot(id)?;
         }

@@ -12,7 +12,8 @@ use crate::attach::{Awaited, Running};
 use crate::container::{Container, ContainerConfig};
 use crate::create::{CONFIG, LOCK};
 use crate::engine::Engine;
-use crate::request::{HealthRequest, Resources, StartRequest};
+use crate::request::{HealthRequest, StartRequest};
+use crate::resources::Resources;
 use crate::state::State;
 
 /// Docker's seconds until SIGKILL follows.
@@ -250,8 +251,8 @@ impl Engine {
         let mut later = Vec::new();
         let resources = config.resources.clone().changed(&request.resources);
         if resources != config.resources {
-            config.resources = resources.checked(crate::create::cpus())?;
-            update.resources = Some(Box::new(SpecResources { devices: Vec::new(), ..crate::spec::limits(&config) }));
+            config.resources = resources.checked(crate::create::cpus(), crate::spec::kernel_facts().1)?;
+            update.resources = Some(Box::new(SpecResources { devices: Vec::new(), ..crate::spec::limits(&config)? }));
         }
         if let Some(restart) = request.restart {
             if config.remove_on_exit && restart != RestartPolicy::No {

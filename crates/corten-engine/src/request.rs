@@ -4,9 +4,13 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+use corten_types::runtime_spec::DeviceRule;
 use corten_types::shim::{Attach, LogOptions, RestartPolicy, UnhealthyAction};
 use corten_types::{Error, Result};
 use serde::{Deserialize, Serialize};
+
+use crate::namespaces::Namespaces;
+use crate::resources::Resources;
 
 /// Where the root file system comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,6 +110,18 @@ pub struct CreateRequest {
     pub init: bool,
     /// Cgroup limits.
     pub resources: Resources,
+    /// Cgroup below which the container's lies; `None` is the engine's own.
+    pub cgroup_parent: Option<String>,
+    /// Further rules of the device cgroup.
+    pub device_rules: Vec<DeviceRule>,
+    /// Devices by their CDI names (`vendor.com/class=name`).
+    pub cdi_devices: Vec<String>,
+    /// Whose namespaces it has.
+    pub namespaces: Namespaces,
+    /// Annotations for the runtime.
+    pub annotations: BTreeMap<String, String>,
+    /// Containers whose mounts it has too, as written: `NAME[:ro|rw]`.
+    pub volumes_from: Vec<String>,
     /// Size of /dev/shm, bytes; `None` is 64 MiB.
     pub shm_size_bytes: Option<u64>,
     /// OOM score adjustment.
@@ -162,6 +178,12 @@ impl CreateRequest {
             sysctls: BTreeMap::new(),
             init: false,
             resources: Resources::default(),
+            cgroup_parent: None,
+            device_rules: Vec::new(),
+            cdi_devices: Vec::new(),
+            namespaces: Namespaces::default(),
+            annotations: BTreeMap::new(),
+            volumes_from: Vec::new(),
             shm_size_bytes: None,
             oom_score_adj: None,
             network: NetworkMode::Default,
@@ -210,6 +232,24 @@ pub struct Mount {
     pub destination: String,
     /// Whether it is read-only.
     pub read_only: bool,
+    /// Which flag asked for it.
+    #[serde(default)]
+    pub given: Given,
+}
+
+/// Which flag asked for a mount; `inspect` shows each in a place of its own.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Given {
+    /// `-v`
+    #[default]
+    Volume,
+    /// `--mount`
+    Mount,
+    /// `--tmpfs`, with its options as written.
+    Tmpfs(String),
+    /// `--volumes-from`
+    Inherited,
 }
 
 /// What a mount shows.
@@ -224,8 +264,9 @@ pub enum MountSource {
         create: bool,
         /// How mounts travel; `None` is `rprivate`.
         propagation: Option<Propagation>,
-        /// Mounts below the source are left out (`bind-recursive=disabled`).
-        non_recursive: bool,
+        /// What becomes of the mounts below the source.
+        #[serde(default)]
+        recursion: Recursion,
         /// `:z` or `:Z`; refused where SELinux is on and ignored by docker where it is off.
         relabel: Option<Relabel>,
     },
@@ -233,6 +274,21 @@ pub enum MountSource {
     Tmpfs(TmpfsOptions),
     /// A named (or with `None` anonymous) volume: comes with volumes, refused until then.
     Volume(Option<String>),
+}
+
+/// What becomes of mounts below a bind's source (`bind-recursive`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Recursion {
+    /// They come along, and are read-only with the mount where the kernel can (`enabled`).
+    #[default]
+    Enabled,
+    /// They stay out (`disabled`).
+    Disabled,
+    /// They come along and stay writable under a read-only mount (`writable`).
+    Writable,
+    /// They come along and are read-only, or the container does not start (`readonly`).
+    Readonly,
 }
 
 /// SELinux relabelling.
@@ -426,35 +482,6 @@ pub struct Ulimit {
     pub soft: i64,
     /// Ceiling; -1 is unlimited.
     pub hard: i64,
-}
-
-/// Cgroup limits.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Resources {
-    /// Bytes (`-m`); at least 6 MiB as docker asks.
-    pub memory_bytes: Option<u64>,
-    /// Memory and swap, bytes; -1 is unlimited swap; `None` with a memory limit is twice that limit.
-    pub memory_swap_bytes: Option<i64>,
-    /// Soft limit, bytes.
-    pub memory_reservation_bytes: Option<u64>,
-    /// Billionths of a CPU (`--cpus 1.5` is 1 500 000 000).
-    pub nano_cpus: Option<u64>,
-    /// Relative weight.
-    pub cpu_shares: Option<u64>,
-    /// CPU list.
-    pub cpuset_cpus: Option<String>,
-    /// Memory node list.
-    pub cpuset_mems: Option<String>,
-    /// Most processes; 0 and -1 are unlimited.
-    pub pids_limit: Option<i64>,
-}
-
-impl Resources {
-    /// Whether nothing is limited.
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
 }
 
 /// Which network the container sees.

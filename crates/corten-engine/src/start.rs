@@ -14,6 +14,7 @@ use crate::container::{Container, ContainerConfig};
 use crate::create::{CONFIG, LOCK, SECCOMP};
 use crate::engine::Engine;
 use crate::launch;
+use crate::namespaces::{NamespaceMode, SHARED_MEMORY};
 use crate::request::{MountSource, NetworkMode, Propagation, StartRequest, Stdio};
 use crate::security;
 use crate::spec::{self, Surroundings};
@@ -75,9 +76,11 @@ impl Engine {
             true => Some(directory.read(SECCOMP, HOST_FILE_SIZE_BYTES_MAX * 8)?),
             false => None,
         };
-        let around = self.surroundings(config, profile, request.terminal_size)?;
+        let mut around = self.surroundings(config, profile, self.joined(config)?)?;
+        around.terminal_size = request.terminal_size;
         let alive = self.take_alive(&config.id)?;
         let mut message = self.launch_message(config, spec::build(config, &around)?)?;
+        message.groups.extend(around.cdi.groups.iter().map(u32::to_string));
         let mut descriptors: Vec<BorrowedFd<'_>> = Vec::new();
         if let Stdio::Attached { wanted, streams } = &request.stdio {
             match streams {
@@ -94,7 +97,8 @@ impl Engine {
 
     fn launch_message(&self, config: &ContainerConfig, spec: corten_types::runtime_spec::Spec) -> Result<Launch> {
         let id = &config.id;
-        let directory = self.container_path(id);
+        let (directory, run_directory) = (self.container_path(id), self.run_path(id));
+        let shares_memory = config.namespaces.ipc == NamespaceMode::Shareable;
         let root = config
             .root
             .clone()
@@ -107,7 +111,7 @@ impl Engine {
         Ok(Launch {
             id: id.clone(),
             directory,
-            run_directory: self.run_path(id),
+            run_directory: run_directory.clone(),
             runtime_root: self.runtime_root(),
             root,
             spec: Box::new(spec),
@@ -127,7 +131,8 @@ impl Engine {
             attributes: config.attributes(),
             systemd_cgroup: self.options.systemd_cgroup,
             rootless: self.options.rootless.is_some(),
-            shared_mounts: config.mounts.iter().any(is_shared),
+            shared_mounts: config.mounts.iter().any(is_shared) || shares_memory,
+            shared_memory: shares_memory.then_some((run_directory.join(SHARED_MEMORY), config.shm_size_bytes)),
             remove_first,
             remove_last,
         })
@@ -165,7 +170,7 @@ impl Engine {
         &self,
         config: &ContainerConfig,
         seccomp_profile: Option<Vec<u8>>,
-        terminal_size: Option<(u16, u16)>,
+        joined: spec::Joined,
     ) -> Result<Surroundings> {
         let (kernel, cgroup2) = spec::kernel_facts();
         let rootless = self.options.rootless.as_ref();
@@ -179,8 +184,10 @@ impl Engine {
             masked_paths: security::paths::masked(),
             cgroup2,
             devices: spec::of_host(&config.devices, config.privileged && rootless.is_none())?,
+            cdi: crate::cdi::edits(&config.cdi_devices)?,
+            joined,
             seccomp_profile,
-            terminal_size,
+            terminal_size: None,
         })
     }
 }

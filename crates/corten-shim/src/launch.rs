@@ -20,7 +20,7 @@ use corten_types::runtime_spec::{Process, Spec};
 use corten_types::shim::{Launch, ROOTFS, RootMount, SOCKET};
 use corten_types::{Context, Error, ErrorKind, Result};
 use rustix::fs::{CWD, Mode, OFlags};
-use rustix::mount::{MountPropagationFlags, UnmountFlags};
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::{host, identity};
@@ -84,6 +84,7 @@ pub(crate) fn listen(place: &Place) -> Result<OwnedFd> {
 /// Mounts the root and writes the bundle.
 pub(crate) fn prepare(launch: &mut Launch, place: &Place) -> Result<()> {
     let rootfs = mount_root(launch, place)?;
+    mount_shared_memory(launch)?;
     let sets_home =
         |spec: &Spec| spec.process.iter().flat_map(|process| &process.env).any(|one| one.starts_with("HOME="));
     launch.home_is_ours = !sets_home(&launch.spec);
@@ -133,11 +134,13 @@ pub(crate) fn clean_up(launch: &Launch) -> Result<()> {
         RootMount::Overlay(_) => unmount(&launch.run_directory.join(ROOTFS)),
         RootMount::Directory(_) => Ok(()),
     };
+    let memory = launch.shared_memory.as_ref().map_or(Ok(()), |(place, _)| unmount(place));
     for directory in &launch.remove_last {
         remove_tree(directory)?;
     }
     deleted?;
     unmounted?;
+    memory?;
     remove_tree(&launch.run_directory)
 }
 
@@ -151,6 +154,20 @@ pub(crate) fn remove_tree(path: &Path) -> Result<()> {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
     }
+}
+
+/// The /dev/shm that other containers may bind too; removed with the run directory.
+fn mount_shared_memory(launch: &Launch) -> Result<()> {
+    let Some((place, size_bytes)) = &launch.shared_memory else { return Ok(()) };
+    std::fs::DirBuilder::new().create(place).or_else(|error| match error.kind() {
+        std::io::ErrorKind::AlreadyExists => Ok(()),
+        _ => Err(error),
+    })?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    let options = std::ffi::CString::new(format!("mode=1777,size={size_bytes}")).unwrap_or_default();
+    rustix::mount::mount("shm", place, "tmpfs", flags, Some(options.as_c_str()))
+        .call(|| format!("mount(\"tmpfs\", {place:?})"))
+        .context(|| "cannot mount the shared memory of `--ipc shareable`")
 }
 
 fn mount_root(launch: &Launch, place: &Place) -> Result<Root> {

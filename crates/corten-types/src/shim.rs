@@ -81,6 +81,9 @@ pub struct Launch {
     pub rootless: bool,
     /// Mounts travel back to the host (`shared` was asked for).
     pub shared_mounts: bool,
+    /// Where the container's /dev/shm is mounted for others to share, and its size in bytes (`--ipc shareable`).
+    #[serde(default)]
+    pub shared_memory: Option<(PathBuf, u64)>,
     /// With `--rm`, files that go as soon as the container has ended: its name and configuration.
     pub remove_first: Vec<PathBuf>,
     /// With `--rm`, directories that go after the root was unmounted.

@@ -2,11 +2,10 @@
 
 use super::Command;
 use super::flag::{Flag, many, one, switch};
+use super::rows;
 use super::tables::{ANY, command};
 use crate::commands::{exec, lifecycle, logs, manage, start};
 
-const DETACH_KEYS: Flag = one("detach-keys", "KEYS", "Key sequence that detaches [default: ctrl-p,ctrl-q]");
-const SIG_PROXY: Flag = switch("sig-proxy", "Forward signals to the program [default: true]");
 const SIGNAL: Flag = one("signal", "SIGNAL", "Signal to send").short('s');
 const TIMEOUT: Flag = one("timeout", "SECONDS", "Time until SIGKILL; -1 is for ever").short('t');
 const TIME: Flag = one("time", "SECONDS", "The old name of --timeout");
@@ -16,20 +15,20 @@ const START_FLAGS: &[Flag] = &[
     switch("attach", "Attach output and error, and forward signals").short('a'),
     one("checkpoint", "NAME", "Restore from a checkpoint").later("it comes with checkpoints of containers"),
     one("checkpoint-dir", "DIR", "Checkpoints' place").later("it comes with checkpoints of containers"),
-    DETACH_KEYS,
+    rows::DETACH_KEYS,
     switch("interactive", "Attach input").short('i'),
-    SIG_PROXY,
+    rows::SIG_PROXY,
 ];
 const EXEC_FLAGS: &[Flag] = &[
     switch("detach", "Run in the background").short('d'),
-    DETACH_KEYS,
-    many("env", "NAME[=VALUE]", "Set a variable; without a value it is taken from here").short('e'),
-    many("env-file", "FILE", "Read variables from a file, one a line"),
-    switch("interactive", "Keep standard input open").short('i'),
+    rows::DETACH_KEYS,
+    rows::ENV,
+    rows::ENV_FILE,
+    rows::INTERACTIVE,
     switch("privileged", "Every capability"),
-    switch("tty", "Give the program a terminal").short('t'),
-    one("user", "USER[:GROUP]", "User and group, by name or number").short('u'),
-    one("workdir", "PATH", "Working directory inside").short('w'),
+    rows::TTY,
+    rows::USER,
+    rows::WORKDIR,
 ];
 const LOGS_FLAGS: &[Flag] = &[
     switch("details", "Show labels and variables that the log keeps"),
@@ -40,34 +39,33 @@ const LOGS_FLAGS: &[Flag] = &[
     one("until", "TIME", "Not after"),
 ];
 
-const LIMITS: &str = "it comes with the remaining cgroup limits; `-m`, `--cpus` and `--pids-limit` work";
 const UPDATE_FLAGS: &[Flag] = &[
-    one("blkio-weight", "NUMBER", "Block I/O weight").later_unless(&["0"], LIMITS),
-    one("cpu-period", "MICROSECONDS", "CFS period").later("use `--cpus`"),
-    one("cpu-quota", "MICROSECONDS", "CFS quota").later("use `--cpus`"),
-    one("cpu-rt-period", "MICROSECONDS", "Real-time period").later(LIMITS),
-    one("cpu-rt-runtime", "MICROSECONDS", "Real-time runtime").later(LIMITS),
-    one("cpu-shares", "WEIGHT", "CPU weight").short('c'),
-    one("cpus", "DECIMAL", "Number of CPUs"),
-    one("cpuset-cpus", "LIST", "CPUs to run on (0-3, 0,1)"),
-    one("cpuset-mems", "LIST", "Memory nodes to use (0-3, 0,1)"),
-    many("env", "NAME=VALUE", "Set a variable at the next start (Corten's own)").short('e'),
-    many("env-file", "FILE", "Read variables from a file, one a line (Corten's own)"),
-    one("health-cmd", "COMMAND", "Health check (Corten's own, as all of health)"),
-    one("health-interval", "DURATION", "Time between checks"),
-    one("health-on-failure", "ACTION", "What happens when unhealthy: none, kill, restart or stop"),
-    one("health-retries", "NUMBER", "Failures until unhealthy"),
-    one("health-start-interval", "DURATION", "Time between checks at the start"),
-    one("health-start-period", "DURATION", "Grace at the start"),
-    one("health-timeout", "DURATION", "Time for one check"),
-    many("label", "NAME[=VALUE]", "Set a label (Corten's own)").short('l'),
-    many("label-file", "FILE", "Read labels from a file, one a line (Corten's own)"),
-    one("memory", "BYTES", "Memory limit (512m, 2g)").short('m'),
-    one("memory-reservation", "BYTES", "Memory soft limit"),
-    one("memory-swap", "BYTES", "Limit of memory and swap together; -1 is no limit of swap"),
+    rows::BLKIO_WEIGHT,
+    rows::CPU_PERIOD,
+    rows::CPU_QUOTA,
+    rows::CPU_RT_PERIOD,
+    rows::CPU_RT_RUNTIME,
+    rows::CPU_SHARES,
+    rows::CPUS,
+    rows::CPUSET_CPUS,
+    rows::CPUSET_MEMS,
+    rows::ENV,
+    rows::ENV_FILE,
+    rows::HEALTH_CMD,
+    rows::HEALTH_INTERVAL,
+    rows::HEALTH_ON_FAILURE,
+    rows::HEALTH_RETRIES,
+    rows::HEALTH_START_INTERVAL,
+    rows::HEALTH_START_PERIOD,
+    rows::HEALTH_TIMEOUT,
+    rows::LABEL,
+    rows::LABEL_FILE,
+    rows::MEMORY,
+    rows::MEMORY_RESERVATION,
+    rows::MEMORY_SWAP,
     switch("no-healthcheck", "No health check any more"),
-    one("pids-limit", "NUMBER", "Most processes; -1 is no limit"),
-    one("restart", "POLICY", "no, on-failure[:N], always or unless-stopped"),
+    rows::PIDS_LIMIT,
+    rows::RESTART,
 ];
 const FILTER: Flag = many("filter", "NAME=VALUE", "Only what matches").short('f');
 
@@ -88,7 +86,7 @@ pub(super) const START: Command = Command {
 pub(super) const ATTACH: Command = Command {
     operands: "CONTAINER",
     arity: (1, 1),
-    flags: &[DETACH_KEYS, switch("no-stdin", "Do not attach input"), SIG_PROXY],
+    flags: &[rows::DETACH_KEYS, switch("no-stdin", "Do not attach input"), rows::SIG_PROXY],
     ..command(&["attach"], "Attach to a running container", start::attach)
 };
 pub(super) const STOP: Command = Command {
@@ -143,7 +141,9 @@ pub(super) const UPDATE: Command = Command {
     operands: CONTAINERS,
     arity: (1, ANY),
     flags: UPDATE_FLAGS,
-    notes: "Limits, policies, checks and labels change at once; what waits for the next start is said.",
+    notes: "\
+Limits, policies, checks and labels change at once; what waits for the next start is said.
+--env, --env-file, --label, --label-file, --health-… and --no-healthcheck are Corten's own.",
     ..command(&["update"], "Change containers", manage::update)
 };
 pub(super) const TOP: Command = Command {

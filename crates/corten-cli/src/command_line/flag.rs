@@ -16,12 +16,14 @@ pub(crate) enum Takes {
 pub(crate) enum Status {
     /// It does.
     Here,
-    /// Docker has it and Corten does not yet: refused by name, except for values that change nothing.
-    Later {
+    /// Docker has it and Corten has not: refused by name, except for values that change nothing.
+    Refused {
         /// What to do instead, or why not.
-        instead: &'static str,
+        reason: &'static str,
         /// Values that ask for what happens anyway.
         harmless: &'static [&'static str],
+        /// It is to come.
+        later: bool,
     },
 }
 
@@ -71,14 +73,27 @@ impl Flag {
     }
 
     /// Not here yet.
-    pub(crate) const fn later(mut self, instead: &'static str) -> Self {
-        self.status = Status::Later { instead, harmless: &[] };
-        self
+    pub(crate) const fn later(self, reason: &'static str) -> Self {
+        self.refused(&[], reason, true)
     }
 
     /// Not here yet, but these values ask for nothing else than what happens.
-    pub(crate) const fn later_unless(mut self, harmless: &'static [&'static str], instead: &'static str) -> Self {
-        self.status = Status::Later { instead, harmless };
+    pub(crate) const fn later_unless(self, harmless: &'static [&'static str], reason: &'static str) -> Self {
+        self.refused(harmless, reason, true)
+    }
+
+    /// Never to be here.
+    pub(crate) const fn never(self, reason: &'static str) -> Self {
+        self.refused(&[], reason, false)
+    }
+
+    /// Never to be here, but these values ask for nothing else than what happens.
+    pub(crate) const fn never_unless(self, harmless: &'static [&'static str], reason: &'static str) -> Self {
+        self.refused(harmless, reason, false)
+    }
+
+    const fn refused(mut self, harmless: &'static [&'static str], reason: &'static str, later: bool) -> Self {
+        self.status = Status::Refused { reason, harmless, later };
         self
     }
 

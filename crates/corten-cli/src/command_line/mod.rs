@@ -7,6 +7,7 @@ mod containers;
 mod flag;
 mod parse;
 pub(crate) mod render;
+mod rows;
 pub(crate) mod tables;
 
 pub(crate) use flag::Flag;

@@ -113,10 +113,10 @@ impl Parsed {
                 invalid_argument(flag, &value, &format!("strconv.ParseBool: parsing {quoted}: invalid syntax"))
             })?;
         }
-        if let Status::Later { instead, harmless } = flag.status {
+        if let Status::Refused { reason, harmless, later } = flag.status {
             let off = flag.takes == Takes::Nothing && boolean(&value) == Some(false);
             if !off && !harmless.contains(&value.as_str()) {
-                return Err(not_yet(flag, instead));
+                return Err(refusal(flag, reason, later));
             }
         }
         self.values.push((flag, value));
@@ -194,8 +194,9 @@ fn invalid_argument(flag: &Flag, value: &str, why: &str) -> Error {
     Error::invalid(format!("invalid argument {} for \"{}\" flag: {why}", corten_docker::quote(value), flag.display()))
 }
 
-fn not_yet(flag: &Flag, instead: &str) -> Error {
-    Error::new(ErrorKind::Unsupported, format!("the flag `--{}` is not supported yet", flag.long)).hint(instead)
+fn refusal(flag: &Flag, reason: &str, later: bool) -> Error {
+    let yet = if later { " yet" } else { "" };
+    Error::new(ErrorKind::Unsupported, format!("the flag `--{}` is not supported{yet}", flag.long)).hint(reason)
 }
 
 fn unknown_flag(command: &Command, name: &str) -> Error {

@@ -3,7 +3,7 @@
 use clap::{Arg, ArgAction, ValueHint};
 use corten_types::{Error, Result};
 
-use super::flag::{Flag, Takes};
+use super::flag::{Flag, Status, Takes};
 use super::{Command, tables};
 
 /// Help of one command.
@@ -202,13 +202,24 @@ fn page(command: &Command) -> String {
     if !command.notes.is_empty() {
         text.push_str(&format!("\n## Notes\n\n```\n{}\n```\n", command.notes));
     }
-    let later: Vec<_> = command.flags.iter().filter(|flag| !flag.is_here()).collect();
-    if !later.is_empty() {
-        text.push_str("\n## Not yet\n\nDocker's flags that are refused by name until they work:\n\n");
-        let names: Vec<_> = later.iter().map(|flag| format!("`--{}`", flag.long)).collect();
-        text.push_str(&format!("{}\n", names.join(", ")));
+    let refused = command.flags.iter().filter_map(|flag| match flag.status {
+        Status::Refused { reason, harmless, .. } => Some((flag, reason, harmless)),
+        Status::Here => None,
+    });
+    let rows: Vec<_> = refused.map(|(flag, reason, harmless)| refused_row(flag, reason, harmless)).collect();
+    if !rows.is_empty() {
+        text.push_str(
+            "\n## Refused\n\nDocker's flags that are refused by name:\n\n| flag | why, or what to do |\n|---|---|\n",
+        );
+        text.push_str(&rows.concat());
     }
     text
+}
+
+fn refused_row(flag: &Flag, reason: &str, harmless: &[&str]) -> String {
+    let shown: Vec<_> = harmless.iter().filter(|value| !value.is_empty()).map(|value| format!("`{value}`")).collect();
+    let unless = if shown.is_empty() { String::new() } else { format!(" (taken: {})", shown.join(", ")) };
+    format!("| `{}` | {}{unless} |\n", flag.display(), reason.replace('|', "\\|"))
 }
 
 fn flags(flags: &[Flag]) -> String {

@@ -1,6 +1,7 @@
 //! Every command with its flags.
 
 mod image;
+mod run;
 
 use super::flag::{Flag, many, one, switch};
 use super::{Command, Group, containers};
@@ -48,127 +49,6 @@ pub(crate) static PROGRAM: Command = Command {
     hidden: false,
     run: commands::documents::help,
 };
-
-const NETWORKS: &str = "it comes with networks; use `--network none` or `--network host`";
-const LIMITS: &str = "it comes with the remaining cgroup limits; `-m`, `--cpus` and `--pids-limit` work";
-const NAMESPACES: &str = "it comes with namespace modes; every container has namespaces of its own";
-const VOLUMES: &str = "it comes with volumes; bind a directory with `-v DIR:DIR`";
-const WINDOWS: &str = "it is for containers of Windows";
-
-/// Docker 28's flags of `run`, and ours: `--rootfs`.
-const RUN: &[Flag] = &[
-    many("add-host", "HOST:IP", "Add a host to /etc/hosts").later(NETWORKS),
-    many("annotation", "NAME=VALUE", "Annotation for the OCI runtime").later("it comes with other runtimes"),
-    many("attach", "STREAM", "Attach to stdin, stdout or stderr").short('a'),
-    one("blkio-weight", "NUMBER", "Block I/O weight").later_unless(&["0"], LIMITS),
-    many("blkio-weight-device", "DEVICE:WEIGHT", "Block I/O weight of a device").later(LIMITS),
-    many("cap-add", "CAPABILITY", "Add a capability; `ALL` is every one"),
-    many("cap-drop", "CAPABILITY", "Drop a capability; `ALL` is every one"),
-    one("cgroup-parent", "CGROUP", "Parent cgroup").later_unless(&[""], LIMITS),
-    one("cgroupns", "MODE", "Cgroup namespace").later_unless(&[""], NAMESPACES),
-    one("cidfile", "FILE", "Write the container's id to a file, which must not exist"),
-    one("cpu-count", "NUMBER", "CPU count").later(WINDOWS),
-    one("cpu-percent", "NUMBER", "CPU percent").later(WINDOWS),
-    one("cpu-period", "MICROSECONDS", "CFS period").later("use `--cpus`"),
-    one("cpu-quota", "MICROSECONDS", "CFS quota").later("use `--cpus`"),
-    one("cpu-rt-period", "MICROSECONDS", "Real-time period").later(LIMITS),
-    one("cpu-rt-runtime", "MICROSECONDS", "Real-time runtime").later(LIMITS),
-    one("cpu-shares", "WEIGHT", "CPU weight").short('c'),
-    one("cpus", "DECIMAL", "Number of CPUs"),
-    one("cpuset-cpus", "LIST", "CPUs to run on (0-3, 0,1)"),
-    one("cpuset-mems", "LIST", "Memory nodes to use (0-3, 0,1)"),
-    switch("detach", "Run in the background and print the container's id").short('d'),
-    one("detach-keys", "KEYS", "Key sequence that detaches [default: ctrl-p,ctrl-q]"),
-    many("device", "PATH[:PATH][:rwm]", "Show a device of the host inside"),
-    many("device-cgroup-rule", "RULE", "Device rule").later("use `--device`"),
-    many("device-read-bps", "DEVICE:RATE", "Limit reads").later(LIMITS),
-    many("device-read-iops", "DEVICE:RATE", "Limit reads").later(LIMITS),
-    many("device-write-bps", "DEVICE:RATE", "Limit writes").later(LIMITS),
-    many("device-write-iops", "DEVICE:RATE", "Limit writes").later(LIMITS),
-    switch("disable-content-trust", "Skip image verification")
-        .later_unless(&["true", "1", "t", "T", "TRUE", "True"], "every blob's digest is verified"),
-    many("dns", "ADDRESS", "DNS server").later(NETWORKS),
-    many("dns-option", "OPTION", "DNS option").alias(&["dns-opt"]).later(NETWORKS),
-    many("dns-search", "DOMAIN", "DNS search domain").later(NETWORKS),
-    one("domainname", "NAME", "NIS domain name"),
-    one("entrypoint", "PROGRAM", "Replace the image's entry point; an empty one removes it"),
-    many("env", "NAME[=VALUE]", "Set a variable; without a value it is taken from here").short('e'),
-    many("env-file", "FILE", "Read variables from a file, one a line"),
-    many("expose", "PORT", "Expose a port").later(NETWORKS),
-    one("gpus", "REQUEST", "GPUs").later("use `--device`"),
-    many("group-add", "GROUP", "Add a supplementary group"),
-    one("health-cmd", "COMMAND", "Health check"),
-    one("health-interval", "DURATION", "Time between checks"),
-    one("health-on-failure", "ACTION", "What happens when unhealthy: none, kill, restart or stop (podman's)"),
-    one("health-retries", "NUMBER", "Failures until unhealthy"),
-    one("health-start-interval", "DURATION", "Time between checks at the start"),
-    one("health-start-period", "DURATION", "Grace at the start"),
-    one("health-timeout", "DURATION", "Time for one check"),
-    one("hostname", "NAME", "Host name inside").short('h'),
-    switch("init", "Run a small pid 1 that forwards signals and reaps processes"),
-    switch("interactive", "Keep standard input open").short('i'),
-    one("io-maxbandwidth", "BYTES", "I/O bandwidth").later(WINDOWS),
-    one("io-maxiops", "NUMBER", "I/O operations").later(WINDOWS),
-    one("ip", "ADDRESS", "IPv4 address").later(NETWORKS),
-    one("ip6", "ADDRESS", "IPv6 address").later(NETWORKS),
-    one("ipc", "MODE", "IPC namespace").later_unless(&["", "private"], NAMESPACES),
-    one("isolation", "TECHNOLOGY", "Isolation technology").later_unless(&["", "default"], WINDOWS),
-    one("kernel-memory", "BYTES", "Kernel memory limit").later("the kernel no longer has it; use `-m`"),
-    many("label", "NAME[=VALUE]", "Set a label").short('l'),
-    many("label-file", "FILE", "Read labels from a file, one a line"),
-    many("link", "CONTAINER", "Link to a container").later(NETWORKS),
-    many("link-local-ip", "ADDRESS", "Link-local address").later(NETWORKS),
-    one("log-driver", "DRIVER", "Log driver: json-file, local, k8s-file, journald, syslog or none"),
-    many("log-opt", "NAME=VALUE", "Log option: max-size, max-file, compress, labels, env, tag, mode, …"),
-    one("mac-address", "ADDRESS", "MAC address").later(NETWORKS),
-    one("memory", "BYTES", "Memory limit (512m, 2g)").short('m'),
-    one("memory-reservation", "BYTES", "Memory soft limit"),
-    one("memory-swap", "BYTES", "Limit of memory and swap together; -1 is no limit of swap"),
-    one("memory-swappiness", "PERCENT", "Swappiness").later_unless(&["-1"], LIMITS),
-    many("mount", "MOUNT", "Attach a mount: type=bind|tmpfs,src=PATH,dst=PATH,readonly,…"),
-    one("name", "NAME", "Name of the container"),
-    many("network", "NETWORK", "Network: none or host").alias(&["net"]),
-    many("network-alias", "NAME", "Name on the network").alias(&["net-alias"]).later(NETWORKS),
-    switch("no-healthcheck", "Run no health check of the image"),
-    switch("oom-kill-disable", "Disable the OOM killer").later(LIMITS),
-    one("oom-score-adj", "NUMBER", "OOM score adjustment (-1000 to 1000)"),
-    one("pid", "MODE", "PID namespace").later_unless(&[""], NAMESPACES),
-    one("pids-limit", "NUMBER", "Most processes; -1 is no limit"),
-    one("platform", "OS/ARCH", "Platform of the image"),
-    switch("privileged", "Every capability and device, no filter of system calls, no masked paths"),
-    many("publish", "PORT", "Publish a port").short('p').later(NETWORKS),
-    switch("publish-all", "Publish all exposed ports").short('P').later(NETWORKS),
-    one("pull", "POLICY", "missing, always or never"),
-    switch("quiet", "Print no progress").short('q'),
-    switch("read-only", "Mount the root file system read-only"),
-    one("restart", "POLICY", "no, on-failure[:N], always or unless-stopped"),
-    one("restart-delay", "FIRST[:LONGEST]", "Waits before another start, doubling [default: 100ms:1m] (Corten's own)"),
-    switch("rm", "Remove the container once it has ended"),
-    switch("rootfs", "The first operand is a directory that is the root, not an image (Corten's own)"),
-    one("runtime", "NAME", "OCI runtime").later_unless(&["", "corten"], "containers run in Corten's own runtime"),
-    many(
-        "security-opt",
-        "OPTION",
-        "no-new-privileges, seccomp=FILE|unconfined, apparmor=PROFILE, label=…, systempaths=unconfined",
-    ),
-    one("shm-size", "BYTES", "Size of /dev/shm [default: 64m]"),
-    switch("sig-proxy", "Forward signals to the program [default: true]"),
-    one("stop-signal", "SIGNAL", "Signal that asks the program to end"),
-    one("stop-timeout", "SECONDS", "Time between the stop signal and SIGKILL [default: 10]"),
-    many("storage-opt", "OPTION", "Storage option").later("it comes with quotas"),
-    many("sysctl", "NAME=VALUE", "Set a namespaced kernel parameter"),
-    many("tmpfs", "PATH[:OPTIONS]", "Mount a tmpfs"),
-    switch("tty", "Give the program a terminal").short('t'),
-    many("ulimit", "NAME=SOFT[:HARD]", "Limit of each process"),
-    switch("use-api-socket", "Show docker's socket inside").later("there is no daemon"),
-    one("user", "USER[:GROUP]", "User and group, by name or number").short('u'),
-    one("userns", "MODE", "User namespace").later_unless(&[""], NAMESPACES),
-    one("uts", "MODE", "UTS namespace").later_unless(&[""], NAMESPACES),
-    many("volume", "HOST:INSIDE[:OPTIONS]", "Bind a file or directory").short('v'),
-    one("volume-driver", "DRIVER", "Volume driver").later_unless(&["", "local"], VOLUMES),
-    many("volumes-from", "CONTAINER", "Volumes of another container").later(VOLUMES),
-    one("workdir", "PATH", "Working directory inside").short('w'),
-];
 
 const TLS_VERIFY: Flag = switch("tls-verify", "Demand https with a valid certificate (default true)");
 const MIRROR: Flag = many("mirror", "URL", "Ask this registry first");
@@ -359,7 +239,7 @@ const RUN_COMMAND: Command = Command {
     operands: "IMAGE [COMMAND] [ARG...]",
     arity: (1, ANY),
     ends_at_operand: true,
-    flags: RUN,
+    flags: run::RUN,
     notes: "\
 IMAGE is one of
   hello                     the image inside the binary: shows what isolates it
@@ -417,36 +297,11 @@ const INFO_COMMAND: Command = Command {
     ..command(&["info"], "Show what this machine and this engine are", commands::info::run)
 };
 
-/// What `run` has and `create` has not: the flags of being in the foreground.
-const FOREGROUND: [&str; 3] = ["detach", "detach-keys", "sig-proxy"];
-const CREATE: [Flag; RUN.len() - FOREGROUND.len()] = {
-    let mut flags = [RUN[0]; RUN.len() - FOREGROUND.len()];
-    let (mut from, mut to) = (0, 0);
-    while from < RUN.len() {
-        let name = RUN[from].long;
-        if !(is(name, FOREGROUND[0]) || is(name, FOREGROUND[1]) || is(name, FOREGROUND[2])) {
-            flags[to] = RUN[from];
-            to += 1;
-        }
-        from += 1;
-    }
-    flags
-};
-
-const fn is(a: &str, b: &str) -> bool {
-    let (a, b) = (a.as_bytes(), b.as_bytes());
-    let mut index = 0;
-    while index < a.len() && index < b.len() && a[index] == b[index] {
-        index += 1;
-    }
-    index == a.len() && index == b.len()
-}
-
 const CREATE_COMMAND: Command = Command {
     operands: "IMAGE [COMMAND] [ARG...]",
     arity: (1, ANY),
     ends_at_operand: true,
-    flags: &CREATE,
+    flags: &run::CREATE,
     ..command(&["create"], "Create a container", commands::run::create)
 };
 

@@ -12,8 +12,9 @@ use corten_types::{Error, Result};
 use super::{Context, now};
 use crate::Failure;
 use crate::command_line::Parsed;
+use crate::run::limits::resources;
 use crate::run::time::when;
-use crate::run::{labels, resources, supervision, variables};
+use crate::run::{labels, supervision, variables};
 
 /// `update`
 pub(crate) fn update(context: &mut Context<'_>, parsed: &Parsed) -> Result<u8, Failure> {

@@ -1,12 +1,17 @@
 //! `corten run`: its flags read into what the engine is asked for.
 
+mod gpus;
 pub(crate) mod key_values;
+pub(crate) mod limits;
 pub(crate) mod mounts;
 pub(crate) mod supervision;
 pub(crate) mod time;
 pub(crate) mod values;
 
-use corten_engine::{CreateRequest, ImageSource, NetworkMode, Resources, Seccomp, SecurityOptions};
+use corten_engine::{
+    CreateRequest, ImageSource, NamespaceChoice, NamespaceMode, Namespaces, NetworkMode, Seccomp, SecurityOptions,
+    is_cdi_name,
+};
 use corten_types::{Error, ErrorKind, Reference, Result};
 
 use crate::Environment;
@@ -42,11 +47,16 @@ pub(crate) fn create_request(parsed: &Parsed, environment: &Environment) -> Resu
     request.capabilities_drop = parsed.list("cap-drop");
     request.privileged = parsed.is_on("privileged");
     request.security = security(parsed, environment)?;
-    request.devices = parsed.read("device", values::device)?;
+    (request.cdi_devices, request.devices) = devices(parsed)?;
+    request.device_rules = parsed.read("device-cgroup-rule", values::device_rule)?;
     request.ulimits = parsed.read("ulimit", values::ulimit)?;
     request.sysctls = parsed.read("sysctl", values::sysctl)?.into_iter().collect();
     request.init = parsed.is_on("init");
-    request.resources = resources(parsed)?;
+    request.resources = limits::resources(parsed)?;
+    request.cgroup_parent = owned("cgroup-parent");
+    request.namespaces = namespaces(parsed)?;
+    request.annotations = key_values::map(&parsed.read("annotation", annotation)?);
+    request.volumes_from = parsed.list("volumes-from");
     request.shm_size_bytes = parsed.read_last("shm-size", values::bytes)?;
     request.oom_score_adj = parsed.read_last("oom-score-adj", oom_score_adjustment)?;
     request.network = network(parsed)?;
@@ -159,25 +169,31 @@ fn security(parsed: &Parsed, environment: &Environment) -> Result<SecurityOption
     Ok(options)
 }
 
-/// Cgroup limits.
-pub(crate) fn resources(parsed: &Parsed) -> Result<Resources> {
-    let text = |name: &str| parsed.last(name).filter(|value| !value.is_empty()).map(str::to_owned);
-    // Docker reads 0 as "no limit" everywhere.
-    let set = |value: Option<u64>| value.filter(|value| *value != 0);
-    let shares = |text: &str| {
-        let shares = values::integer(text)?;
-        u64::try_from(shares).map_err(|_| format!("invalid CPU shares: {shares}"))
-    };
-    Ok(Resources {
-        memory_bytes: set(parsed.read_last("memory", values::bytes)?),
-        memory_swap_bytes: parsed.read_last("memory-swap", values::bytes_or_unlimited)?.filter(|value| *value != 0),
-        memory_reservation_bytes: set(parsed.read_last("memory-reservation", values::bytes)?),
-        nano_cpus: set(parsed.read_last("cpus", values::nano_cpus)?),
-        cpu_shares: set(parsed.read_last("cpu-shares", shares)?),
-        cpuset_cpus: text("cpuset-cpus"),
-        cpuset_mems: text("cpuset-mems"),
-        pids_limit: parsed.read_last("pids-limit", values::integer)?.filter(|value| *value != 0),
+/// Devices by their CDI names, and by their nodes.
+fn devices(parsed: &Parsed) -> Result<(Vec<String>, Vec<corten_engine::DeviceRequest>)> {
+    let mut named = parsed.read_last("gpus", gpus::names)?.unwrap_or_default();
+    named.extend(parsed.all("device").filter(|word| is_cdi_name(word)).map(str::to_owned));
+    let read = |text: &str| if is_cdi_name(text) { Ok(None) } else { values::device(text).map(Some) };
+    Ok((named, parsed.read("device", read)?.into_iter().flatten().collect()))
+}
+
+fn namespaces(parsed: &Parsed) -> Result<Namespaces> {
+    let mode = |name: &str, choice| NamespaceMode::parse(choice, parsed.last(name).unwrap_or_default());
+    Ok(Namespaces {
+        cgroup: mode("cgroupns", NamespaceChoice::Cgroup)?,
+        ipc: mode("ipc", NamespaceChoice::Ipc)?,
+        pid: mode("pid", NamespaceChoice::Pid)?,
+        user: mode("userns", NamespaceChoice::User)?,
+        uts: mode("uts", NamespaceChoice::Uts)?,
     })
+}
+
+fn annotation(word: &str) -> Result<String, String> {
+    match word.split_once('=') {
+        Some(("", _)) => Err(format!("invalid annotation '{word}': empty name")),
+        _ if word.is_empty() => Err("invalid annotation '': empty name".to_owned()),
+        _ => Ok(word.to_owned()),
+    }
 }
 
 fn oom_score_adjustment(text: &str) -> Result<i32, String> {

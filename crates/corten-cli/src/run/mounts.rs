@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use corten_engine::{Mount, MountSource, Propagation, Relabel, TmpfsOptions};
+use corten_engine::{Given, Mount, MountSource, Propagation, Recursion, Relabel, TmpfsOptions};
 
 use super::values::bytes;
 
@@ -30,13 +30,13 @@ pub(crate) fn volume(text: &str, working_directory: &Path) -> Result<Mount, Stri
             path: working_directory.join(source),
             create: true,
             propagation: options.propagation,
-            non_recursive: false,
+            recursion: Recursion::Enabled,
             relabel: options.relabel,
         }
     } else {
         MountSource::Volume((!source.is_empty()).then(|| source.to_owned()))
     };
-    Ok(Mount { source, destination: inside.to_owned(), read_only: options.read_only })
+    Ok(Mount { source, destination: inside.to_owned(), read_only: options.read_only, given: Given::Volume })
 }
 
 fn absolute(inside: &str) -> Result<(), String> {
@@ -104,7 +104,8 @@ pub(crate) fn tmpfs(text: &str) -> Result<Mount, String> {
             _ => return Err(bad_tmpfs(word)),
         }
     }
-    Ok(Mount { source: MountSource::Tmpfs(options), destination: inside.to_owned(), read_only })
+    let given = Given::Tmpfs(words.to_owned());
+    Ok(Mount { source: MountSource::Tmpfs(options), destination: inside.to_owned(), read_only, given })
 }
 
 const TMPFS_WORDS: [&str; 26] = [
@@ -160,8 +161,7 @@ struct Draft {
     target: String,
     read_only: bool,
     propagation: Option<Propagation>,
-    non_recursive: bool,
-    recursive_read_only: bool,
+    recursion: Recursion,
     create: bool,
     tmpfs: TmpfsOptions,
     /// Prefixes of the options that were given: `bind-`, `volume-`, `tmpfs-`, `image-`.
@@ -197,17 +197,21 @@ impl Draft {
                 let propagation = Propagation::parse(&text.to_lowercase());
                 self.propagation = Some(propagation.ok_or_else(|| format!("invalid propagation mode: {text}"))?);
             }
-            "bind-nonrecursive" => self.non_recursive = flag(&key, value)?,
-            "bind-recursive" => match text {
-                "enabled" => {}
-                "disabled" => self.non_recursive = true,
-                "writable" | "readonly" => self.recursive_read_only = true,
-                _ => {
-                    return Err(format!(
-                        "invalid value for {key}: {text} (must be \"enabled\", \"disabled\", \"writable\", or \"readonly\")"
-                    ));
+            "bind-nonrecursive" if flag(&key, value)? => self.recursion = Recursion::Disabled,
+            "bind-nonrecursive" => {}
+            "bind-recursive" => {
+                self.recursion = match text {
+                    "enabled" => Recursion::Enabled,
+                    "disabled" => Recursion::Disabled,
+                    "writable" => Recursion::Writable,
+                    "readonly" => Recursion::Readonly,
+                    _ => {
+                        return Err(format!(
+                            "invalid value for {key}: {text} (must be \"enabled\", \"disabled\", \"writable\", or \"readonly\")"
+                        ));
+                    }
                 }
-            },
+            }
             "tmpfs-size" => {
                 self.tmpfs.size_bytes = Some(bytes(text).map_err(|_| format!("invalid value for {key}: {text}"))?);
             }
@@ -231,10 +235,7 @@ impl Draft {
             return Err(format!("cannot mix '{family}*' options with mount type '{}'", self.kind));
         }
         absolute(&self.target).map_err(|why| format!("invalid mount config for type \"{}\": {why}", self.kind))?;
-        if self.recursive_read_only {
-            return Err("`bind-recursive=writable` and `readonly` are not supported yet; `enabled` and `disabled` are"
-                .to_owned());
-        }
+        self.check_recursion()?;
         let source = match self.kind.as_str() {
             "bind" if self.source.is_empty() => {
                 return Err("invalid mount config for type \"bind\": field Source must not be empty".to_owned());
@@ -243,7 +244,7 @@ impl Draft {
                 path: bind_source(&self.source, working_directory)?,
                 create: self.create,
                 propagation: self.propagation,
-                non_recursive: self.non_recursive,
+                recursion: self.recursion,
                 relabel: None,
             },
             "tmpfs" if !self.source.is_empty() => {
@@ -254,7 +255,25 @@ impl Draft {
             "image" | "npipe" | "cluster" => return Err(format!("mount type \"{}\" is not supported yet", self.kind)),
             other => return Err(format!("invalid mount config for type \"{other}\": mount type unknown")),
         };
-        Ok(Mount { source, destination: self.target, read_only: self.read_only })
+        Ok(Mount { source, destination: self.target, read_only: self.read_only, given: Given::Mount })
+    }
+
+    /// Docker's rules: both are about read-only mounts, and what is to stay read-only cannot follow the host.
+    fn check_recursion(&self) -> Result<(), String> {
+        let word = match self.recursion {
+            Recursion::Writable => "writable",
+            Recursion::Readonly => "readonly",
+            Recursion::Enabled | Recursion::Disabled => return Ok(()),
+        };
+        if !self.read_only {
+            return Err(format!("option 'bind-recursive={word}' requires 'readonly' to be specified in conjunction"));
+        }
+        if self.recursion == Recursion::Readonly && self.propagation != Some(Propagation::Rprivate) {
+            return Err("option 'bind-recursive=readonly' requires 'bind-propagation=rprivate' to be specified in \
+                        conjunction"
+                .to_owned());
+        }
+        Ok(())
     }
 }
 
@@ -322,10 +341,10 @@ mod tests {
             path: path.into(),
             create: true,
             propagation: None,
-            non_recursive: false,
+            recursion: Recursion::Enabled,
             relabel: None,
         };
-        Mount { source, destination: destination.to_owned(), read_only }
+        Mount { source, destination: destination.to_owned(), read_only, given: Given::Volume }
     }
 
     fn volume_of(text: &str) -> Result<Mount, String> {
@@ -344,6 +363,7 @@ mod tests {
             source: MountSource::Volume(Some("data".to_owned())),
             destination: "/b".to_owned(),
             read_only: false,
+            given: Given::Volume,
         };
         assert_eq!(volume_of("data:/b"), Ok(named.clone()));
         assert_eq!(volume_of("/b"), Ok(Mount { source: MountSource::Volume(None), ..named }));
@@ -371,9 +391,9 @@ mod tests {
         let shown =
             mount_of("type=bind,src=/a,dst=/b,readonly,bind-propagation=rslave,bind-recursive=disabled").unwrap();
         assert!(shown.read_only);
-        let MountSource::Bind { path, create, propagation, non_recursive, .. } = shown.source else { panic!("a bind") };
+        let MountSource::Bind { path, create, propagation, recursion, .. } = shown.source else { panic!("a bind") };
         assert_eq!((path, create), (PathBuf::from("/a"), false));
-        assert_eq!((propagation, non_recursive), (Some(Propagation::Rslave), true));
+        assert_eq!((propagation, recursion), (Some(Propagation::Rslave), Recursion::Disabled));
         let memory = mount_of("type=tmpfs,destination=/t,tmpfs-size=64m,tmpfs-mode=1777").unwrap();
         let options = TmpfsOptions { size_bytes: Some(64 << 20), mode: Some(0o1777), options: Vec::new() };
         assert_eq!(memory.source, MountSource::Tmpfs(options));
@@ -383,7 +403,7 @@ mod tests {
                 path: "/a,b".into(),
                 create: false,
                 propagation: None,
-                non_recursive: false,
+                recursion: Recursion::Enabled,
                 relabel: None,
             }
         });
@@ -403,6 +423,8 @@ mod tests {
             ("readonly=maybe,type=bind", "invalid boolean value"),
             ("dst", "must be a key=value pair"),
             ("type=\"bind", "parse error"),
+            ("type=bind,src=/a,dst=/b,bind-recursive=writable", "requires 'readonly'"),
+            ("type=bind,src=/a,dst=/b,readonly,bind-recursive=readonly", "requires 'bind-propagation=rprivate'"),
         ] {
             assert!(mount_of(text).unwrap_err().contains(part), "{text}: {:?}", mount_of(text));
         }
@@ -418,7 +440,12 @@ mod tests {
         };
         assert_eq!(
             memory,
-            Mount { source: MountSource::Tmpfs(options), destination: "/x".to_owned(), read_only: true }
+            Mount {
+                source: MountSource::Tmpfs(options),
+                destination: "/x".to_owned(),
+                read_only: true,
+                given: Given::Tmpfs("size=64m,mode=1777,noexec,uid=5,ro".to_owned()),
+            }
         );
         assert_eq!(tmpfs("/x:foo"), Err("invalid tmpfs option \"foo\"".to_owned()));
         assert!(tmpfs("x").is_err());

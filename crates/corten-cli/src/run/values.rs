@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use corten_engine::{Access, DeviceRequest, Ulimit};
+use corten_engine::{Access, DeviceRequest, DeviceRule, Ulimit};
 use corten_types::kernel::{ULIMITS, sysctl_namespace};
 use corten_types::runtime_spec::NamespaceKind;
 
@@ -128,6 +128,22 @@ pub(crate) fn device(text: &str) -> Result<DeviceRequest, String> {
     Ok(DeviceRequest { host: PathBuf::from(parts[0]), container: inside.to_owned(), access })
 }
 
+/// `c 42:* rmw`: type, numbers and what is allowed.
+pub(crate) fn device_rule(text: &str) -> Result<DeviceRule, String> {
+    let bad = || format!("invalid device cgroup format '{text}'");
+    let number = |word: &str| match word {
+        "*" => Ok(None),
+        _ if word.bytes().all(|byte| byte.is_ascii_digit()) => word.parse().map(Some).map_err(|_| bad()),
+        _ => Err(bad()),
+    };
+    let [kind @ ("a" | "b" | "c"), numbers, access] = text.split(' ').collect::<Vec<_>>()[..] else {
+        return Err(bad());
+    };
+    let (major, minor) = numbers.split_once(':').ok_or_else(bad)?;
+    let access = Access::parse(access).map_err(|_| bad())?.letters();
+    Ok(DeviceRule { allow: true, kind: kind.to_owned(), major: number(major)?, minor: number(minor)?, access })
+}
+
 /// `net.ipv4.ip_forward=1`: only what a namespace has of its own.
 pub(crate) fn sysctl(text: &str) -> Result<(String, String), String> {
     let refused = || format!("sysctl '{text}' is not allowed");
@@ -224,6 +240,15 @@ mod tests {
         assert_eq!(device("/a:/b:rr"), Err("bad mode specified: rr".to_owned()));
         assert_eq!(device("a"), Err("a is not an absolute path".to_owned()));
         assert_eq!(device("/a:/b:r:x"), Err("bad format for path: /a:/b:r:x".to_owned()));
+    }
+
+    #[test]
+    fn rules_for_devices_have_numbers_or_stars() {
+        let rule = device_rule("c 42:* rmw").unwrap();
+        assert_eq!((rule.kind.as_str(), rule.major, rule.minor, rule.access.as_str()), ("c", Some(42), None, "rwm"));
+        for wrong in ["c 42 rwm", "x 1:2 r", "c 1:2", "c 1:2 rr", "c -1:2 r", "c 1:2 rwm x"] {
+            assert_eq!(device_rule(wrong), Err(format!("invalid device cgroup format '{wrong}'")));
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use corten_docker::template::{ObjectKind, Template, Value};
 use crate::{exited, images};
 
 /// Values of docker's own engine, of its storage driver, or of the request that the engine does not keep.
-const OF_THE_ENGINE: [&str; 15] = [
+const OF_THE_ENGINE: [&str; 14] = [
     "ResolvConfPath",
     "HostnamePath",
     "HostsPath",
@@ -15,7 +15,6 @@ const OF_THE_ENGINE: [&str; 15] = [
     "Driver",
     "GraphDriver",
     "Runtime",
-    "Tmpfs",
     "MaskedPaths",
     "NetworkID",
     "Name",

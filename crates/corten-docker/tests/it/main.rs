@@ -6,7 +6,9 @@ mod lists;
 mod templates;
 
 use corten_engine::store::Image;
-use corten_engine::{Container, ContainerConfig, Life, Mount, MountSource, State, TmpfsOptions, Ulimit};
+use corten_engine::{
+    Container, ContainerConfig, Given, Life, Mount, MountSource, Recursion, State, TmpfsOptions, Ulimit,
+};
 use corten_types::image_spec::ImageConfig;
 use corten_types::{Digest, Reference};
 use jiff::Timestamp;
@@ -23,8 +25,13 @@ fn now() -> Timestamp {
 /// --ulimit nofile=100:200 --cap-add NET_ADMIN --sysctl net.ipv4.ip_forward=1 --network none -w /root -h hostx
 /// localhost/busybox sh -c 'echo hi; exit 3'` made.
 fn exited() -> Container {
-    let bind =
-        MountSource::Bind { path: "/tmp".into(), create: true, propagation: None, non_recursive: false, relabel: None };
+    let bind = MountSource::Bind {
+        path: "/tmp".into(),
+        create: true,
+        propagation: None,
+        recursion: Recursion::Enabled,
+        relabel: None,
+    };
     let memory = MountSource::Tmpfs(TmpfsOptions { size_bytes: Some(64 << 20), ..TmpfsOptions::default() });
     let mut config = ContainerConfig {
         id: ID.to_owned(),
@@ -37,8 +44,13 @@ fn exited() -> Container {
         workdir: "/root".to_owned(),
         hostname: "hostx".to_owned(),
         mounts: vec![
-            Mount { source: bind, destination: "/mnt".to_owned(), read_only: true },
-            Mount { source: memory, destination: "/x".to_owned(), read_only: false },
+            Mount { source: bind, destination: "/mnt".to_owned(), read_only: true, given: Given::Volume },
+            Mount {
+                source: memory,
+                destination: "/x".to_owned(),
+                read_only: false,
+                given: Given::Tmpfs("size=64m".to_owned()),
+            },
         ],
         capabilities_add: vec!["NET_ADMIN".to_owned()],
         ulimits: vec![Ulimit { name: "nofile".to_owned(), soft: 100, hard: 200 }],

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use corten_types::kernel::{ULIMITS, sysctl_namespace};
 use corten_types::runtime_spec::{
-    self, Capabilities, ConsoleSize, Linux, Namespace, NamespaceKind, Process, Rlimit, Root, Spec,
+    self, Capabilities, ConsoleSize, Hooks, Linux, Namespace, NamespaceKind, Process, Rlimit, Root, Spec,
 };
 use corten_types::{Error, ErrorKind, Result};
 
@@ -21,6 +21,9 @@ use crate::security::{capabilities, paths, seccomp};
 pub(crate) use devices::{HostDevices, of_host};
 pub(crate) use mounts::normalize;
 pub(crate) use resources::limits;
+
+use crate::cdi;
+use crate::namespaces::NamespaceMode;
 
 /// Where the small pid 1 of `--init` lies inside (docker's place).
 pub(crate) const INIT: &str = "/sbin/docker-init";
@@ -48,10 +51,27 @@ pub(crate) struct Surroundings {
     pub(crate) cgroup2: bool,
     /// Devices of the host that were asked for.
     pub(crate) devices: HostDevices,
+    /// What devices by name need.
+    pub(crate) cdi: cdi::Edits,
+    /// What it shares with other containers.
+    pub(crate) joined: Joined,
     /// A user's seccomp profile.
     pub(crate) seccomp_profile: Option<Vec<u8>>,
     /// Rows and columns of the terminal.
     pub(crate) terminal_size: Option<(u16, u16)>,
+}
+
+/// Namespaces of other containers, as files, and the place of the shared memory that is not the container's own.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Joined {
+    /// `container:NAME` of `--ipc`; empty while that one does not run.
+    pub(crate) ipc: String,
+    /// Of `--pid`.
+    pub(crate) pid: String,
+    /// Of `--uts`.
+    pub(crate) uts: String,
+    /// What becomes /dev/shm.
+    pub(crate) shared_memory: Option<PathBuf>,
 }
 
 /// The runtime's configuration of a container. User, HOME and root are left to the supervisor.
@@ -66,12 +86,18 @@ pub(crate) fn build(config: &ContainerConfig, around: &Surroundings) -> Result<S
         oci_version: runtime_spec::VERSION.to_owned(),
         process: Some(process(config, around, &capabilities)?),
         root: Some(Root { path: String::new(), readonly: config.read_only }),
-        hostname: config.hostname.clone(),
-        domainname: config.domainname.clone(),
+        hostname: if has_own_names(config) { config.hostname.clone() } else { String::new() },
+        domainname: if has_own_names(config) { config.domainname.clone() } else { String::new() },
+        annotations: config.annotations.clone(),
+        hooks: (around.cdi.hooks != Hooks::default()).then(|| around.cdi.hooks.clone()),
         mounts: mounts::build(config, around)?,
         linux: Some(linux(config, around, &capabilities)?),
-        ..Spec::default()
     })
+}
+
+/// Whether host and domain name are the container's to set.
+fn has_own_names(config: &ContainerConfig) -> bool {
+    !config.namespaces.uts.is_shared()
 }
 
 fn process(config: &ContainerConfig, around: &Surroundings, capabilities: &[&str]) -> Result<Process> {
@@ -84,7 +110,7 @@ fn process(config: &ContainerConfig, around: &Surroundings, capabilities: &[&str
         terminal: config.terminal,
         console_size: around.terminal_size.map(|(height, width)| ConsoleSize { height, width }),
         args,
-        env: environment(config),
+        env: environment(config, &around.cdi.env),
         cwd: if config.workdir.is_empty() { "/".to_owned() } else { config.workdir.clone() },
         // Neither inheritable nor ambient ones: a program that drops root keeps nothing.
         capabilities: Some(Capabilities {
@@ -102,12 +128,13 @@ fn process(config: &ContainerConfig, around: &Surroundings, capabilities: &[&str
 }
 
 /// Docker's own variables, then those of the image and the user, which replace them in place.
-fn environment(config: &ContainerConfig) -> Vec<String> {
+fn environment(config: &ContainerConfig, of_devices: &[String]) -> Vec<String> {
     let mut env = vec![DEFAULT_PATH.to_owned(), format!("HOSTNAME={}", config.hostname)];
     if config.terminal {
         env.push("TERM=xterm".to_owned());
     }
     merge_environment(&mut env, &config.env);
+    merge_environment(&mut env, of_devices);
     env
 }
 
@@ -147,10 +174,10 @@ fn linux(config: &ContainerConfig, around: &Surroundings, capabilities: &[&str])
     let readonly = paths::READONLY_PATHS.map(str::to_owned).to_vec();
     Ok(Linux {
         sysctl: sysctls(config, around)?,
-        resources: Some(resources::build(config, around)),
+        resources: Some(resources::build(config, around)?),
         cgroups_path: config.cgroups_path.clone(),
         namespaces: namespaces(config, around),
-        devices: around.devices.nodes.clone(),
+        devices: around.devices.nodes.iter().chain(&around.cdi.nodes).cloned().collect(),
         seccomp: filter(config, around, capabilities)?,
         masked_paths: if hides { masked } else { Vec::new() },
         rootfs_propagation: rootfs_propagation(config).to_owned(),
@@ -176,14 +203,33 @@ fn rootfs_propagation(config: &ContainerConfig) -> &'static str {
 }
 
 fn namespaces(config: &ContainerConfig, around: &Surroundings) -> Vec<Namespace> {
-    let mut kinds = vec![NamespaceKind::Mount, NamespaceKind::Uts, NamespaceKind::Pid, NamespaceKind::Ipc];
+    let mut all = Vec::new();
+    let mut add = |kind, path: &str| all.push(Namespace { kind, path: path.to_owned() });
+    let chosen = &config.namespaces;
+    add(NamespaceKind::Mount, "");
     if config.network != NetworkMode::Host {
-        kinds.insert(1, NamespaceKind::Network);
+        add(NamespaceKind::Network, "");
     }
-    if around.cgroup2 && !config.privileged {
-        kinds.push(NamespaceKind::Cgroup);
+    for (kind, mode, joined) in [
+        (NamespaceKind::Uts, &chosen.uts, &around.joined.uts),
+        (NamespaceKind::Pid, &chosen.pid, &around.joined.pid),
+        (NamespaceKind::Ipc, &chosen.ipc, &around.joined.ipc),
+    ] {
+        match mode {
+            NamespaceMode::Host => {}
+            NamespaceMode::Container(_) => add(kind, joined),
+            _ => add(kind, ""),
+        }
     }
-    kinds.into_iter().map(|kind| Namespace { kind, path: String::new() }).collect()
+    let own_cgroup = match chosen.cgroup {
+        NamespaceMode::Private => true,
+        NamespaceMode::Host => false,
+        _ => around.cgroup2 && !config.privileged,
+    };
+    if own_cgroup {
+        add(NamespaceKind::Cgroup, "");
+    }
+    all
 }
 
 fn filter(
@@ -217,14 +263,14 @@ fn sysctls(config: &ContainerConfig, around: &Surroundings) -> Result<std::colle
         }
     }
     for (name, value) in &config.sysctls {
-        check_sysctl(name, value, &config.network)?;
+        check_sysctl(name, value, &config.network, &config.namespaces.ipc)?;
         all.insert(name.replace('/', "."), value.clone());
     }
     Ok(all)
 }
 
 /// Refuses parameters that are not the container's own.
-pub(crate) fn check_sysctl(name: &str, value: &str, network: &NetworkMode) -> Result<()> {
+pub(crate) fn check_sysctl(name: &str, value: &str, network: &NetworkMode, ipc: &NamespaceMode) -> Result<()> {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b'/');
     if !name.bytes().all(fits) || value.contains(['\n', '\0']) {
         return Err(Error::invalid(format!("invalid sysctl `{}={}`", name.escape_debug(), value.escape_debug())));
@@ -245,6 +291,13 @@ pub(crate) fn check_sysctl(name: &str, value: &str, network: &NetworkMode) -> Re
         };
     }
     if sysctl_namespace(&dotted) == Some(NamespaceKind::Ipc) {
+        if ipc.is_shared() {
+            return Err(Error::new(
+                ErrorKind::Denied,
+                format!("sysctl `{name}` cannot be set: the container's IPC namespace is not its own"),
+            )
+            .hint("leave out `--ipc`"));
+        }
         return Ok(());
     }
     Err(Error::new(ErrorKind::Denied, format!("sysctl `{name}` is not a container's own: it would change the host"))

@@ -7,11 +7,13 @@ use corten_types::{Error, ErrorKind, Result};
 
 use super::{INIT, Surroundings};
 use crate::container::ContainerConfig;
-use crate::request::{Mount, MountSource, NetworkMode, TmpfsOptions};
+use crate::namespaces::NamespaceMode;
+use crate::request::{Mount, MountSource, NetworkMode, Recursion, TmpfsOptions};
 
 /// Default mounts without those that the user's replace, then the engine's files, then the user's, outer before inner.
 pub(super) fn build(config: &ContainerConfig, around: &Surroundings) -> Result<Vec<SpecMount>> {
     let mut own = config.mounts.iter().map(|mount| user(mount, around)).collect::<Result<Vec<_>>>()?;
+    own.extend(around.cdi.mounts.iter().cloned());
     own.sort_by_key(|mount| mount.destination.matches('/').count());
     if let Some(twice) = own.windows(2).find(|pair| pair[0].destination == pair[1].destination) {
         return Err(Error::invalid(format!("duplicate mount point `{}`", twice[0].destination)));
@@ -35,7 +37,6 @@ fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> SpecM
 }
 
 fn defaults(config: &ContainerConfig, around: &Surroundings) -> Vec<SpecMount> {
-    let shm_size = format!("size={}", config.shm_size_bytes);
     let mut terminals = vec!["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"];
     // Group 5 (tty) exists only where more than one id is mapped.
     if !around.rootless || around.many_ids {
@@ -52,18 +53,48 @@ fn defaults(config: &ContainerConfig, around: &Surroundings) -> Vec<SpecMount> {
         true => mount("/sys", "bind", "/sys", &["rbind", "rprivate", "nosuid", "noexec", "nodev", "ro", "rro"]),
         false => mount("/sys", "sysfs", "sysfs", &system),
     };
+    // A user namespace may mount proc only with a pid namespace of its own.
+    let proc = match around.rootless && config.namespaces.pid == NamespaceMode::Host {
+        true => mount("/proc", "bind", "/proc", &["rbind", "rprivate", "nosuid", "noexec", "nodev"]),
+        false => mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
+    };
+    let queues = match around.rootless && config.namespaces.ipc.is_shared() {
+        true => mount("/dev/mqueue", "bind", "/dev/mqueue", &["bind", "rprivate", "nosuid", "noexec", "nodev"]),
+        false => mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+    };
     let mut mounts = vec![
-        mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
+        proc,
         mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
         mount("/dev/pts", "devpts", "devpts", &terminals),
         sys,
         mount("/sys/fs/cgroup", "cgroup", "cgroup", &cgroup),
-        mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
-        mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", &shm_size]),
+        queues,
     ];
+    mounts.extend(shared_memory(config, around));
     // An ordinary user has no place of the container's own in a v1 hierarchy that could be shown.
     mounts.retain(|mount| mount.kind != "cgroup" || !around.rootless || around.cgroup2);
     mounts
+}
+
+/// /dev/shm: of the container's own, of whom it shares IPC with, or none (`--ipc none`).
+fn shared_memory(config: &ContainerConfig, around: &Surroundings) -> Option<SpecMount> {
+    let flags = ["nosuid", "noexec", "nodev"];
+    if config.namespaces.ipc == NamespaceMode::None {
+        return None;
+    }
+    Some(match &around.joined.shared_memory {
+        Some(place) => {
+            let mut bound = mount("/dev/shm", "bind", &place.to_string_lossy(), &["rbind", "rprivate"]);
+            bound.options.extend(flags.map(str::to_owned));
+            bound
+        }
+        None => {
+            let size = format!("size={}", config.shm_size_bytes);
+            let mut own = mount("/dev/shm", "tmpfs", "shm", &flags);
+            own.options.extend(["mode=1777".to_owned(), size]);
+            own
+        }
+    })
 }
 
 /// The files that the engine keeps for the container, and the small pid 1.
@@ -92,14 +123,19 @@ fn bind(source: &Path, destination: &str, kind: &str, propagation: &str) -> Resu
 fn user(request: &Mount, around: &Surroundings) -> Result<SpecMount> {
     let destination = normalize(&request.destination)?;
     match &request.source {
-        MountSource::Bind { path, propagation, non_recursive, .. } => {
-            let kind = if *non_recursive { "bind" } else { "rbind" };
+        MountSource::Bind { path, propagation, recursion, .. } => {
+            let kind = if *recursion == Recursion::Disabled { "bind" } else { "rbind" };
             let propagation = propagation.map_or("rprivate", |propagation| propagation.as_str());
             let mut bound = bind(path, &destination, kind, propagation)?;
             if request.read_only {
                 bound.options.push("ro".to_owned());
                 // Mounts below the source become read-only too, where the kernel can (mount_setattr, 5.12).
-                if !non_recursive && around.kernel >= (5, 12) {
+                let deep = match recursion {
+                    Recursion::Enabled => around.kernel >= (5, 12),
+                    Recursion::Readonly => true,
+                    Recursion::Disabled | Recursion::Writable => false,
+                };
+                if deep {
                     bound.options.push("rro".to_owned());
                 }
             }

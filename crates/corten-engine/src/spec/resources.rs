@@ -1,34 +1,36 @@
 //! Cgroup limits as the runtime takes them.
 
-use corten_types::runtime_spec::{Cpu, DeviceRule, Memory, Pids, Resources as SpecResources};
-use corten_types::{Error, Result};
+use corten_types::runtime_spec::{
+    BlockIo, Cpu, DeviceRule, Memory, Pids, Resources as SpecResources, ThrottleDevice, WeightDevice,
+};
+use corten_types::{Context, Error, Result};
+use rustix::fs::{FileType, major, minor};
 
 use super::Surroundings;
 use crate::container::ContainerConfig;
-use crate::request::Resources;
+use crate::resources::{DeviceRate, Resources};
 
 /// Docker's period, microseconds.
 const CPU_PERIOD_US: u64 = 100_000;
-/// Docker's least memory limit, bytes.
-const MEMORY_BYTES_MIN: u64 = 6 * 1024 * 1024;
 
-pub(super) fn build(config: &ContainerConfig, around: &Surroundings) -> SpecResources {
-    SpecResources { devices: device_rules(around), ..limits(config) }
+pub(super) fn build(config: &ContainerConfig, around: &Surroundings) -> Result<SpecResources> {
+    Ok(SpecResources { devices: device_rules(config, around), ..limits(config)? })
 }
 
 /// The limits alone, which can change while the container lives.
-pub(crate) fn limits(config: &ContainerConfig) -> SpecResources {
+pub(crate) fn limits(config: &ContainerConfig) -> Result<SpecResources> {
     let asked = &config.resources;
-    SpecResources {
+    Ok(SpecResources {
         memory: memory(asked),
         cpu: cpu(asked),
         pids: asked.pids_limit.filter(|limit| *limit > 0).map(|limit| Pids { limit: Some(limit) }),
+        block_io: block_io(asked)?,
         ..SpecResources::default()
-    }
+    })
 }
 
 /// Nothing but docker's list: no rule would mean every device.
-fn device_rules(around: &Surroundings) -> Vec<DeviceRule> {
+fn device_rules(config: &ContainerConfig, around: &Surroundings) -> Vec<DeviceRule> {
     let rule = |allow, kind: &str, major, minor, access: &str| DeviceRule {
         allow,
         kind: kind.to_owned(),
@@ -47,20 +49,22 @@ fn device_rules(around: &Surroundings) -> Vec<DeviceRule> {
         rules.push(rule(true, "c", Some(major), Some(minor), "rwm"));
     }
     rules.extend(around.devices.rules.iter().cloned());
+    rules.extend(around.cdi.rules.iter().cloned());
+    rules.extend(config.device_rules.iter().cloned());
     rules
 }
 
 fn memory(asked: &Resources) -> Option<Memory> {
-    if asked.memory_bytes.is_none() && asked.memory_reservation_bytes.is_none() && asked.memory_swap_bytes.is_none() {
-        return None;
-    }
     let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
-    Some(Memory {
+    let memory = Memory {
         limit: asked.memory_bytes.map(signed),
         reservation: asked.memory_reservation_bytes.map(signed),
         swap: asked.memory_swap_bytes,
+        swappiness: asked.memory_swappiness,
+        disable_oom_killer: asked.oom_kill_disable.then_some(true),
         ..Memory::default()
-    })
+    };
+    (memory != Memory::default()).then_some(memory)
 }
 
 fn cpu(asked: &Resources) -> Option<Cpu> {
@@ -70,8 +74,10 @@ fn cpu(asked: &Resources) -> Option<Cpu> {
     });
     let cpu = Cpu {
         shares: asked.cpu_shares,
-        quota,
-        period: quota.map(|_| CPU_PERIOD_US),
+        quota: quota.or(asked.cpu_quota_us),
+        period: quota.map(|_| CPU_PERIOD_US).or(asked.cpu_period_us),
+        realtime_period: asked.cpu_realtime_period_us,
+        realtime_runtime: asked.cpu_realtime_runtime_us,
         cpus: asked.cpuset_cpus.clone().unwrap_or_default(),
         mems: asked.cpuset_mems.clone().unwrap_or_default(),
         ..Cpu::default()
@@ -79,72 +85,38 @@ fn cpu(asked: &Resources) -> Option<Cpu> {
     (cpu != Cpu::default()).then_some(cpu)
 }
 
-impl Resources {
-    /// These limits with every one that `change` sets.
-    pub(crate) fn changed(mut self, change: &Self) -> Self {
-        // A memory limit that moves takes the default of memory and swap together with it.
-        if change.memory_bytes.is_some() && change.memory_swap_bytes.is_none() {
-            let doubled = self.memory_bytes.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX).saturating_mul(2));
-            if self.memory_swap_bytes == doubled {
-                self.memory_swap_bytes = None;
-            }
-        }
-        macro_rules! take {
-            ($($field:ident),*) => { $(if change.$field.is_some() { self.$field.clone_from(&change.$field); })* };
-        }
-        take!(
-            memory_bytes,
-            memory_swap_bytes,
-            memory_reservation_bytes,
-            nano_cpus,
-            cpu_shares,
-            cpuset_cpus,
-            cpuset_mems,
-            pids_limit
-        );
-        self
-    }
+/// The one part that looks at the machine: devices are named by their nodes, and the kernel wants their numbers.
+fn block_io(asked: &Resources) -> Result<Option<BlockIo>> {
+    let throttles = |rates: &[DeviceRate]| -> Result<Vec<ThrottleDevice>> {
+        let throttle = |one: &DeviceRate| {
+            let (major, minor) = block_device(one)?;
+            Ok(ThrottleDevice { major, minor, rate: one.rate })
+        };
+        rates.iter().map(throttle).collect()
+    };
+    let weight = |one: &DeviceRate| -> Result<WeightDevice> {
+        let (major, minor) = block_device(one)?;
+        Ok(WeightDevice { major, minor, weight: u16::try_from(one.rate).ok(), leaf_weight: None })
+    };
+    let block_io = BlockIo {
+        weight: asked.block_weight,
+        weight_device: asked.block_weight_devices.iter().map(weight).collect::<Result<_>>()?,
+        throttle_read_bps_device: throttles(&asked.device_read_bps)?,
+        throttle_write_bps_device: throttles(&asked.device_write_bps)?,
+        throttle_read_iops_device: throttles(&asked.device_read_iops)?,
+        throttle_write_iops_device: throttles(&asked.device_write_iops)?,
+        ..BlockIo::default()
+    };
+    Ok((block_io != BlockIo::default()).then_some(block_io))
+}
 
-    /// Checks the limits as docker does and fills in its defaults; `cpus` is how many this machine has.
-    pub(crate) fn checked(mut self, cpus: usize) -> Result<Self> {
-        if let Some(bytes) = self.memory_bytes.filter(|bytes| *bytes < MEMORY_BYTES_MIN) {
-            return Err(Error::invalid(format!("a memory limit of {bytes} bytes is too small"))
-                .hint("the least is 6 MiB: `--memory 6m`"));
-        }
-        self.memory_swap_bytes = self.swap()?;
-        if let (Some(reservation), Some(limit)) = (self.memory_reservation_bytes, self.memory_bytes)
-            && reservation > limit
-        {
-            return Err(Error::invalid("the memory reservation is above the memory limit"));
-        }
-        if let Some(nano) = self.nano_cpus {
-            let most = u64::try_from(cpus).unwrap_or(u64::MAX).saturating_mul(1_000_000_000);
-            if !(10_000_000..=most).contains(&nano) {
-                return Err(Error::invalid(format!(
-                    "range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available"
-                )));
-            }
-        }
-        if let Some(limit) = self.pids_limit.filter(|limit| *limit < -1) {
-            return Err(Error::invalid(format!("a limit of {limit} processes is below zero")));
-        }
-        Ok(self)
-    }
-
-    /// Memory and swap together: twice the memory where nothing was said.
-    fn swap(&self) -> Result<Option<i64>> {
-        let limit = self.memory_bytes.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
-        match (limit, self.memory_swap_bytes) {
-            (_, Some(-1)) => Ok(Some(-1)),
-            (None, Some(1..)) => {
-                Err(Error::invalid("a limit of memory and swap needs a limit of memory").hint("add `--memory`"))
-            }
-            (None, _) => Ok(None),
-            (Some(limit), None | Some(0)) => Ok(Some(limit.saturating_mul(2))),
-            (Some(limit), Some(swap)) if swap < limit => {
-                Err(Error::invalid("the limit of memory and swap is below the limit of memory"))
-            }
-            (Some(_), swap) => Ok(swap),
-        }
+fn block_device(rate: &DeviceRate) -> Result<(i64, i64)> {
+    let path = rate.path.display();
+    let stat = rustix::fs::stat(&rate.path)
+        .map_err(std::io::Error::from)
+        .context(|| format!("cannot limit device `{path}`"))?;
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::BlockDevice => Ok((i64::from(major(stat.st_rdev)), i64::from(minor(stat.st_rdev)))),
+        _ => Err(Error::invalid(format!("`{path}` is not a block device"))),
     }
 }

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use corten_types::runtime_spec::{Mount as SpecMount, NamespaceKind, Spec};
 
 use super::*;
-use crate::request::{Access, DeviceRequest, Mount, MountSource, Propagation, Resources, TmpfsOptions};
+use crate::request::{Access, DeviceRequest, Given, Mount, MountSource, Propagation, Recursion, TmpfsOptions};
+use crate::resources::Resources;
 
 fn config() -> ContainerConfig {
     ContainerConfig {
@@ -29,6 +30,8 @@ fn around() -> Surroundings {
         masked_paths: vec!["/proc/kcore".to_owned()],
         cgroup2: false,
         devices: HostDevices::default(),
+        cdi: cdi::Edits::default(),
+        joined: Joined::default(),
         seccomp_profile: None,
         terminal_size: None,
     }
@@ -52,11 +55,12 @@ fn bind(destination: &str) -> Mount {
             path: PathBuf::from("/src"),
             create: true,
             propagation: None,
-            non_recursive: false,
+            recursion: Recursion::Enabled,
             relabel: None,
         },
         destination: destination.to_owned(),
         read_only: false,
+        given: Given::Volume,
     }
 }
 
@@ -129,6 +133,7 @@ fn the_users_mounts_replace_the_defaults_and_lie_outer_before_inner() {
         }),
         destination: "/dev/shm".to_owned(),
         read_only: false,
+        given: Given::Volume,
     };
     let mut inner = bind("/a/b/../c/");
     inner.read_only = true;
@@ -144,8 +149,8 @@ fn the_users_mounts_replace_the_defaults_and_lie_outer_before_inner() {
 #[test]
 fn propagation_and_recursion_are_the_users_choice() {
     let mut mount = bind("/a");
-    if let MountSource::Bind { propagation, non_recursive, .. } = &mut mount.source {
-        (*propagation, *non_recursive) = (Some(Propagation::Rslave), true);
+    if let MountSource::Bind { propagation, recursion, .. } = &mut mount.source {
+        (*propagation, *recursion) = (Some(Propagation::Rslave), Recursion::Disabled);
     }
     let spec = spec(&ContainerConfig { mounts: vec![mount], ..config() });
     assert_eq!(at(&spec, "/a").options, ["bind", "rslave"]);
@@ -159,7 +164,7 @@ fn what_cannot_be_is_refused() {
     assert!(refused(&mounts(vec![bind("/..")])).contains("cannot be `/`"));
     let volume = |name: Option<&str>| {
         let source = MountSource::Volume(name.map(str::to_owned));
-        mounts(vec![Mount { source, destination: "/v".to_owned(), read_only: false }])
+        mounts(vec![Mount { source, destination: "/v".to_owned(), read_only: false, given: Given::Volume }])
     };
     assert!(refused(&volume(Some("data"))).contains("volume `data` is not supported yet: it comes with volumes"));
     let ulimit = |name: &str, soft, hard| ContainerConfig {
@@ -176,7 +181,9 @@ fn what_cannot_be_is_refused() {
 
 #[test]
 fn only_a_containers_own_parameters_can_be_set() {
-    let set = |name: &str, network: NetworkMode| check_sysctl(name, "1", &network).map_err(|error| error.one_line());
+    let set = |name: &str, network: NetworkMode| {
+        check_sysctl(name, "1", &network, &NamespaceMode::Default).map_err(|error| error.one_line())
+    };
     for name in ["net.ipv4.ip_forward", "kernel.shmmax", "fs.mqueue.msg_max", "net/ipv4/conf/eth0.1/forwarding"] {
         assert!(set(name, NetworkMode::None).is_ok(), "{name}");
     }
@@ -187,11 +194,13 @@ fn only_a_containers_own_parameters_can_be_set() {
         assert!(set(name, NetworkMode::None).unwrap_err().contains("invalid sysctl"), "{name:?}");
     }
     assert!(set("net.ipv4.ip_forward", NetworkMode::Host).unwrap_err().contains("shares the host's network"));
+    let shared = check_sysctl("kernel.shmmax", "1", &NetworkMode::None, &NamespaceMode::Host).unwrap_err();
+    assert!(shared.one_line().contains("IPC namespace is not its own"));
 }
 
 #[test]
 fn limits_get_dockers_defaults_and_checks() {
-    let limits = |resources: Resources| resources.checked(2).map_err(|error| error.one_line());
+    let limits = |resources: Resources| resources.checked(2, false).map_err(|error| error.one_line());
     let memory = |bytes, swap| Resources { memory_bytes: bytes, memory_swap_bytes: swap, ..Resources::default() };
     assert_eq!(limits(memory(Some(64 << 20), None)).unwrap().memory_swap_bytes, Some(128 << 20));
     assert_eq!(limits(memory(Some(64 << 20), Some(-1))).unwrap().memory_swap_bytes, Some(-1));
@@ -204,6 +213,41 @@ fn limits_get_dockers_defaults_and_checks() {
     let spec = spec(&ContainerConfig { resources, ..config() });
     let cpu = spec.linux.unwrap().resources.unwrap().cpu.unwrap();
     assert_eq!((cpu.quota, cpu.period), (Some(150_000), Some(100_000)));
+}
+
+#[test]
+fn namespaces_are_its_own_the_hosts_or_anothers() {
+    let mut shared = config();
+    shared.namespaces.ipc = NamespaceMode::Container("x".to_owned());
+    shared.namespaces.pid = NamespaceMode::Host;
+    shared.namespaces.uts = NamespaceMode::Host;
+    let joined = Joined { ipc: "/proc/7/ns/ipc".to_owned(), shared_memory: Some("/shm".into()), ..Joined::default() };
+    let built = build(&shared, &Surroundings { joined, ..around() }).unwrap();
+    let namespaces = &built.linux.as_ref().unwrap().namespaces;
+    let kinds: Vec<_> = namespaces.iter().map(|one| (one.kind, one.path.as_str())).collect();
+    use NamespaceKind::*;
+    assert_eq!(kinds, [(Mount, ""), (Network, ""), (Ipc, "/proc/7/ns/ipc")]);
+    assert!(built.hostname.is_empty(), "the host's name is not the container's to set");
+    assert_eq!((at(&built, "/dev/shm").kind.as_str(), at(&built, "/dev/shm").source.as_str()), ("bind", "/shm"));
+    let mut none = config();
+    none.namespaces.ipc = NamespaceMode::None;
+    assert!(spec(&none).mounts.iter().all(|mount| mount.destination != "/dev/shm"));
+}
+
+#[test]
+fn mounts_below_a_read_only_bind_are_writable_only_where_that_was_asked() {
+    let of = |choice: Recursion| {
+        let mut mount = bind("/a");
+        mount.read_only = true;
+        if let MountSource::Bind { recursion, .. } = &mut mount.source {
+            *recursion = choice;
+        }
+        at(&spec(&ContainerConfig { mounts: vec![mount], ..config() }), "/a").options.join(",")
+    };
+    assert_eq!(of(Recursion::Enabled), "rbind,rprivate,ro,rro");
+    assert_eq!(of(Recursion::Readonly), "rbind,rprivate,ro,rro");
+    assert_eq!(of(Recursion::Writable), "rbind,rprivate,ro");
+    assert_eq!(of(Recursion::Disabled), "bind,rprivate,ro");
 }
 
 #[test]

@@ -33,6 +33,69 @@ fn processors() {
 }
 
 #[test]
+fn quota_and_period() {
+    let flags = ["--cpu-period", "50000", "--cpu-quota", "20000"];
+    let shown = limit(&flags, "cpu.max", ("cpu", "cpu.cfs_quota_us"));
+    require!(shown.is_some(), "no cgroup is delegated to an ordinary user here");
+    assert!(["20000", "20000 50000"].contains(&shown.unwrap().as_str()));
+}
+
+/// A block device of this machine.
+fn block_device() -> Option<(String, String)> {
+    let names =
+        std::fs::read_dir("/sys/class/block").ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    names.map(|name| (format!("/dev/{name}"), name)).find_map(|(path, name)| {
+        let numbers = std::fs::read_to_string(format!("/sys/class/block/{name}/dev")).ok()?;
+        let whole = !std::path::Path::new(&format!("/sys/class/block/{name}/partition")).exists();
+        (whole && std::path::Path::new(&path).exists()).then(|| (path, numbers.trim().to_owned()))
+    })
+}
+
+#[test]
+fn rates_of_devices() {
+    let device = block_device();
+    require!(device.is_some(), "there is no block device here");
+    let (path, numbers) = device.unwrap();
+    let rate = format!("{path}:1mb");
+    let shown = limit(&["--device-write-bps", &rate], "io.max", ("blkio", "blkio.throttle.write_bps_device"));
+    require!(shown.is_some(), "no cgroup is delegated to an ordinary user here");
+    let shown = shown.unwrap();
+    assert!(shown.contains(&numbers) && shown.contains("1048576"), "{shown}");
+    let mut sandbox = sandbox();
+    let tiny = sandbox.tiny();
+    sandbox
+        .corten(["create", "--device-read-iops", "/dev/null:5", &tiny, "true"])
+        .code(1)
+        .complains("not a block device");
+}
+
+#[test]
+fn what_only_cgroup_v1_has_works_there_and_is_refused_elsewhere() {
+    let mut sandbox = sandbox();
+    require!(!sandbox.is_rootless(), "no cgroup is delegated to an ordinary user here");
+    let tiny = sandbox.tiny();
+    let file = "/sys/fs/cgroup/memory/memory.swappiness";
+    let line = ["run", "--rm", "-m", "64m", "--memory-swappiness", "7", &tiny, "cat", file];
+    match has_cgroup_v2_only() {
+        true => drop(sandbox.corten(line).code(125).complains("--memory-swappiness").clone()),
+        false => drop(sandbox.corten(line).ok().prints("7").clone()),
+    }
+}
+
+#[test]
+fn rules_for_devices_that_come_later() {
+    let mut sandbox = sandbox();
+    require!(!sandbox.is_rootless(), "no cgroup is delegated to an ordinary user here");
+    let tiny = sandbox.tiny();
+    require!(!has_cgroup_v2_only(), "cgroup v2 has no file that shows the rules");
+    let list = "/sys/fs/cgroup/devices/devices.list";
+    let plain = sandbox.corten(["run", "--rm", &tiny, "cat", list]);
+    assert!(!plain.ok().stdout.contains("c 42:* rwm"), "{}", plain.transcript());
+    sandbox.corten(["run", "--rm", "--device-cgroup-rule", "c 42:* rmw", &tiny, "cat", list]).ok().shows("c 42:* rwm");
+    sandbox.corten(["run", "--device-cgroup-rule", "c 42", &tiny, "true"]).code(125).complains("device cgroup format");
+}
+
+#[test]
 fn processes() {
     let shown = limit(&["--pids-limit", "17"], "pids.max", ("pids", "pids.max"));
     require!(shown.is_some(), "no cgroup is delegated to an ordinary user here");

@@ -19,6 +19,7 @@ mod life;
 mod limits;
 mod lists;
 mod logs;
+mod namespaces;
 mod network;
 mod peers;
 mod registry;
