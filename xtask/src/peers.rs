@@ -22,6 +22,9 @@ const PEERS: &[(&str, &str)] = &[
     ("podman", "podman"),
     ("containerd", "containerd"),
     ("dockerd", "docker.io"),
+    ("docker-registry", "docker-registry"),
+    ("skopeo", "skopeo"),
+    ("buildah", "buildah"),
 ];
 
 /// Installs what is missing where the machine is Debian's and the caller is root; the names of what stays away, each with

@@ -1,5 +1,5 @@
-//! Repositories that are copies of another registry's: manifests may be here before what they need, and what a tag meant
-//! is remembered with the time that it was asked for.
+//! Repositories that are copies of another registry's: manifests may be here before what they need, what a tag meant is
+//! remembered with the time that it was asked for, and what nobody asks for makes room.
 
 use std::time::Duration;
 
@@ -9,7 +9,10 @@ use corten_types::{Digest, Result};
 use crate::database::RepositoryManifest;
 use crate::lease::Lease;
 use crate::repository::{Needs, Repository};
-use crate::store::now_ns;
+use crate::store::{Store, now_ns};
+
+/// What was asked for is noted again after this long: a row a minute is enough to tell what is used.
+const NOTED_EVERY: Duration = Duration::from_mins(1);
 
 impl Repository<'_> {
     /// What a tag of the other registry meant, and how long ago it was asked.
@@ -29,6 +32,13 @@ impl Repository<'_> {
     /// Tags that were asked for, sorted.
     pub fn copied_tags(&self) -> Result<Vec<String>> {
         self.store.database().copied_tags(self.name)
+    }
+
+    /// Notes that somebody asked for a manifest that is here.
+    pub fn touch_copy(&self, digest: &Digest) -> Result<()> {
+        let now_ns = now_ns();
+        let stale_ns = now_ns.saturating_sub(nanoseconds(NOTED_EVERY));
+        self.store.database().touch_copy(self.name, digest, stale_ns, now_ns)
     }
 
     /// Keeps a manifest of the other registry; what it needs is fetched when it is asked for.
@@ -59,4 +69,26 @@ impl Repository<'_> {
         }
         Ok(None)
     }
+}
+
+impl Store {
+    /// Bytes of all copies below `prefix` (`REGISTRY/PREFIX`), each counted once.
+    pub fn copies_size(&self, prefix: &str) -> Result<u64> {
+        self.database().copies_size(prefix)
+    }
+
+    /// Forgets the blobs below `prefix` that were not asked for the longest, `bytes` of them at least where there are as
+    /// many; how many. A manifest that needs one stays: the blob is fetched again.
+    pub fn forget_oldest_copies(&self, prefix: &str, bytes: u64) -> Result<u64> {
+        self.database().forget_oldest_copies(prefix, bytes)
+    }
+
+    /// Forgets what is below `prefix` and was not asked for so long; how many things.
+    pub fn forget_unused_copies(&self, prefix: &str, unused_for: Duration) -> Result<usize> {
+        self.database().forget_unused_copies(prefix, now_ns().saturating_sub(nanoseconds(unused_for)))
+    }
+}
+
+fn nanoseconds(span: Duration) -> i64 {
+    i64::try_from(span.as_nanos()).unwrap_or(i64::MAX)
 }

@@ -155,9 +155,28 @@ impl Repository<'_> {
         self.store.database().linked_manifests(self.name)
     }
 
-    /// Manifests that were pushed and are about `subject`, by digest.
+    /// Manifests about `subject`, by digest: what was pushed, and what references of the store lead to.
     pub fn referrers(&self, subject: &Digest) -> Result<Vec<RepositoryManifest>> {
-        self.store.database().linked_referrers(self.name, subject)
+        let database = self.store.database();
+        let mut rows = database.linked_referrers(self.name, subject)?;
+        for (digest, media_type) in database.reached_referrers(self.name, subject)? {
+            if rows.iter().any(|row| row.digest == digest) {
+                continue;
+            }
+            let bytes = self.store.read_blob_bounded(&digest, MANIFEST_SIZE_BYTES_MAX)?;
+            let says = Needs::of(&Document::parse(&bytes, Some(&media_type))?);
+            rows.push(RepositoryManifest {
+                digest,
+                media_type,
+                size: bytes.len() as u64,
+                artifact_type: says.artifact_type,
+                subject: says.subject,
+                annotations: says.annotations,
+                pushed_ns: 0,
+            });
+        }
+        rows.sort_by_key(|row| row.digest.to_string());
+        Ok(rows)
     }
 
     /// What a tag points to.

@@ -2,11 +2,12 @@
 //! memory and notes every request.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -102,14 +103,26 @@ fn held(state: &Mutex<State>) -> MutexGuard<'_, State> {
 impl Registry {
     /// Starts one.
     pub fn start() -> Self {
+        Self::start_with(None)
+    }
+
+    /// Starts one that speaks TLS.
+    pub fn start_tls(config: Arc<ServerConfig>) -> Self {
+        Self::start_with(Some(config))
+    }
+
+    fn start_with(tls: Option<Arc<ServerConfig>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let state = Arc::new(Mutex::new(State { referrers_api: true, ..State::default() }));
         let shared = Arc::clone(&state);
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let shared = Arc::clone(&shared);
-                std::thread::spawn(move || serve(stream, &shared));
+                let (shared, tls) = (Arc::clone(&shared), tls.clone());
+                std::thread::spawn(move || match tls {
+                    None => serve(stream, &shared),
+                    Some(config) => serve(StreamOwned::new(ServerConnection::new(config).unwrap(), stream), &shared),
+                });
             }
         });
         Self { address, state }
@@ -118,6 +131,11 @@ impl Registry {
     /// `127.0.0.1:PORT`
     pub fn host(&self) -> String {
         self.address.to_string()
+    }
+
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.address.port()
     }
 
     /// `127.0.0.1:PORT/REST`
@@ -242,9 +260,13 @@ fn put_manifest(state: &mut State, repository: &str, name: &str, media_type: &st
     digest
 }
 
-fn serve(stream: TcpStream, state: &Mutex<State>) {
-    let Ok(mut output) = stream.try_clone() else { return };
+fn serve(stream: impl Read + Write, state: &Mutex<State>) {
     let mut input = BufReader::new(stream);
+    // A TLS handshake: what speaks plain HTTP answers as it would answer anything else.
+    if input.fill_buf().is_ok_and(|bytes| bytes.first() == Some(&0x16)) {
+        input.get_mut().write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n").ok();
+        return;
+    }
     while let Some(request) = read_request(&mut input) {
         let hook = {
             let mut state = held(state);
@@ -253,7 +275,7 @@ fn serve(stream: TcpStream, state: &Mutex<State>) {
         };
         let mut own = || answer(&request, state);
         let reply = hook.and_then(|hook| hook(&request, &mut own)).unwrap_or_else(|| answer(&request, state));
-        if write_reply(&mut output, &request, &reply, state).is_err() || reply.cut_after.is_some() {
+        if write_reply(input.get_mut(), &request, &reply, state).is_err() || reply.cut_after.is_some() {
             return;
         }
     }
@@ -303,7 +325,7 @@ fn read_request(input: &mut impl BufRead) -> Option<Request> {
     Some(Request { method, path, headers, body })
 }
 
-fn write_reply(output: &mut TcpStream, request: &Request, reply: &Reply, state: &Mutex<State>) -> std::io::Result<()> {
+fn write_reply(output: &mut impl Write, request: &Request, reply: &Reply, state: &Mutex<State>) -> std::io::Result<()> {
     let mut head = format!("HTTP/1.1 {} X\r\n", reply.status);
     let has_length = reply.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-length"));
     if !has_length {
@@ -324,11 +346,7 @@ fn write_reply(output: &mut TcpStream, request: &Request, reply: &Reply, state: 
             held(state).blob_bytes_sent += piece.len() as u64;
         }
     }
-    output.flush()?;
-    if reply.cut_after.is_some() {
-        output.shutdown(std::net::Shutdown::Both)?;
-    }
-    Ok(())
+    output.flush()
 }
 
 fn not_found(code: &str) -> Reply {

@@ -50,7 +50,7 @@ pub(crate) static PROGRAM: Command = Command {
     run: commands::documents::help,
 };
 
-const TLS_VERIFY: Flag = switch("tls-verify", "Demand https with a valid certificate (default true)");
+pub(in crate::command_line) const TLS_VERIFY: Flag = switch("tls-verify", "Demand https with a valid certificate (default true)");
 const MIRROR: Flag = many("mirror", "URL", "Ask this registry first");
 const PROGRESS: Flag = one("progress", "MODE", "auto, plain or json");
 const CONTENT_TRUST: Flag =
@@ -411,6 +411,13 @@ SOURCE and DESTINATION are one of
         arity: (1, 1),
         flags: ARTIFACT_LS,
         ..command(&["artifact", "ls"], "List what is attached", commands::artifact::ls)
+    },
+    Command {
+        operands: "NAME[:TAG|@DIGEST] [NAME...]",
+        arity: (1, ANY),
+        flags: &[TLS_VERIFY],
+        notes: "An image goes the same way. Every tag that points to it goes too.",
+        ..command(&["artifact", "rm"], "Remove an artifact from its registry", commands::artifact::rm)
     },
     Command {
         operands: "LIST MANIFEST [MANIFEST...]",

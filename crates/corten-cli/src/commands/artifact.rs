@@ -1,4 +1,4 @@
-//! `corten artifact push|pull|attach|ls`: ORAS's commands.
+//! `corten artifact push|pull|attach|ls|rm`: ORAS's commands.
 
 use std::collections::BTreeMap;
 
@@ -97,5 +97,16 @@ pub(crate) fn ls(context: &mut Context<'_>, parsed: &Parsed) -> Result<u8, Failu
         text.push_str(&format!("{}\t{}\t{}\n", descriptor.digest, kind.escape_debug(), descriptor.size));
     }
     context.print(&corten_docker::align(&text))?;
+    Ok(0)
+}
+
+/// Removes artifacts from their registry.
+pub(crate) fn rm(context: &mut Context<'_>, parsed: &Parsed) -> Result<u8, Failure> {
+    let client = registries::client(context.environment, parsed)?;
+    for name in &parsed.operands {
+        let reference = Reference::parse(name)?;
+        client.remove_artifact(&reference)?;
+        context.print(&format!("Removed {}\n", reference.familiar()))?;
+    }
     Ok(0)
 }

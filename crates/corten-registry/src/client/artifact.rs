@@ -138,6 +138,31 @@ impl Client {
         session.place_blob(blob, &file, None, &|_, _| {}).map(drop)
     }
 
+    /// Removes a manifest from its registry, with every tag that points to it; its digest.
+    pub fn remove_artifact(&self, reference: &Reference) -> Result<Digest> {
+        self.remove_manifest(reference).context(|| format!("cannot remove `{}`", reference.familiar()))
+    }
+
+    fn remove_manifest(&self, reference: &Reference) -> Result<Digest> {
+        let session = self.registry(reference, Access::Delete)?;
+        let name = name_of(reference);
+        let found = session.resolve(&name)?;
+        let found = found.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("there is no `{name}`")))?;
+        let fetched = session.manifest(&found.digest.to_string())?;
+        let subject = match Document::parse(&fetched.bytes, Some(&fetched.media_type)) {
+            Ok(Document::Manifest(manifest)) => manifest.subject,
+            Ok(Document::Index(index)) => index.subject.map(|subject| *subject),
+            // What cannot be read can be removed.
+            Err(_) => None,
+        };
+        session.delete_manifest(&fetched.digest)?;
+        // Where a tag stands in for the referrers API, the specification wants the list kept by who removes.
+        if let Some(subject) = subject {
+            unlist_under_tag(&session, &subject.digest, &fetched.digest)?;
+        }
+        Ok(fetched.digest)
+    }
+
     /// Writes an artifact's files into `directory`; their names.
     pub fn pull_artifact(
         &self,
@@ -219,11 +244,30 @@ fn list_under_tag(session: &Session<'_>, subject: &Digest, manifest: &Manifest, 
         if known.iter().any(|known| known.digest == entry.digest) {
             return Ok(());
         }
-        let manifests: Vec<&Descriptor> = known.iter().chain([&entry]).collect();
-        let index = serde_json::json!({"schemaVersion": 2, "mediaType": media_type::INDEX, "manifests": manifests});
-        session.put_manifest(&referrers_tag(subject), media_type::INDEX, index.to_string().as_bytes())?;
+        put_list(session, subject, known.iter().chain([&entry]).collect())?;
     }
-    Err(Error::new(ErrorKind::Conflict, "others change the list of referrers all the time").hint("try again"))
+    Err(always_changing())
+}
+
+/// Takes a manifest out of that index.
+fn unlist_under_tag(session: &Session<'_>, subject: &Digest, digest: &Digest) -> Result<()> {
+    for _ in 0..3 {
+        let Some((known, _)) = session.referrers_by_tag(subject)? else { return Ok(()) };
+        if known.manifests.iter().all(|known| known.digest != *digest) {
+            return Ok(());
+        }
+        put_list(session, subject, known.manifests.iter().filter(|known| known.digest != *digest).collect())?;
+    }
+    Err(always_changing())
+}
+
+fn put_list(session: &Session<'_>, subject: &Digest, manifests: Vec<&Descriptor>) -> Result<()> {
+    let index = serde_json::json!({"schemaVersion": 2, "mediaType": media_type::INDEX, "manifests": manifests});
+    session.put_manifest(&referrers_tag(subject), media_type::INDEX, index.to_string().as_bytes()).map(drop)
+}
+
+fn always_changing() -> Error {
+    Error::new(ErrorKind::Conflict, "others change the list of referrers all the time").hint("try again")
 }
 
 fn write_files(

@@ -11,7 +11,8 @@ use std::path::PathBuf;
 
 use corten_fs::Root;
 use corten_types::{Context, Error, ErrorKind, Result};
-use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, parse_pem};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::url::Origin;
 
@@ -19,10 +20,11 @@ use super::url::Origin;
 const FILE_SIZE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// What a directory below `certs.d` holds.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default)]
 pub(crate) struct Certificates {
-    pub(crate) roots: Vec<Certificate<'static>>,
-    pub(crate) client: Option<ClientCert>,
+    pub(crate) roots: Vec<CertificateDer<'static>>,
+    /// A certificate with those between it and its root, and its key.
+    pub(crate) client: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
 }
 
 impl Certificates {
@@ -59,7 +61,7 @@ fn read(root: &Root) -> Result<Certificates> {
             if !names.contains(&key) {
                 return Err(Error::invalid(format!("the key `{key}` of the certificate `{name}` is missing")));
             }
-            found.client = Some(ClientCert::new_with_certs(&certificates(root, name)?, private_key(root, &key)?));
+            found.client = Some((certificates(root, name)?, private_key(root, &key)?));
         } else if let Some(stem) = name.strip_suffix(".key") {
             let certificate = format!("{stem}.cert");
             if !names.contains(&certificate) {
@@ -71,30 +73,22 @@ fn read(root: &Root) -> Result<Certificates> {
     Ok(found)
 }
 
-fn certificates(root: &Root, name: &str) -> Result<Vec<Certificate<'static>>> {
+fn certificates(root: &Root, name: &str) -> Result<Vec<CertificateDer<'static>>> {
     let pem = root.read(name, FILE_SIZE_BYTES_MAX)?;
-    let found: Vec<_> = parse_pem(&pem)
-        .filter_map(|item| match item {
-            Ok(PemItem::Certificate(certificate)) => Some(certificate),
-            _ => None,
-        })
-        .collect();
+    let found: Vec<_> = CertificateDer::pem_slice_iter(&pem).filter_map(std::result::Result::ok).collect();
     if found.is_empty() {
         return Err(Error::invalid(format!("`{name}` holds no certificate in PEM form")));
     }
     Ok(found)
 }
 
-fn private_key(root: &Root, name: &str) -> Result<PrivateKey<'static>> {
+fn private_key(root: &Root, name: &str) -> Result<PrivateKeyDer<'static>> {
     let pem = root.read(name, FILE_SIZE_BYTES_MAX)?;
-    PrivateKey::from_pem(&pem).map_err(|_| Error::invalid(format!("`{name}` holds no private key in PEM form")))
+    PrivateKeyDer::from_pem_slice(&pem)
+        .map_err(|_| Error::invalid(format!("`{name}` holds no private key in PEM form")))
 }
 
-/// The system's roots, with `further` ones.
-pub(crate) fn roots(further: Vec<Certificate<'static>>) -> RootCerts {
-    let system = rustls_native_certs::load_native_certs().certs;
-    let mut all: Vec<Certificate<'static>> =
-        system.iter().map(|certificate| Certificate::from_der(certificate).to_owned()).collect();
-    all.extend(further);
-    RootCerts::new_with_certs(&all)
+/// The system's roots.
+pub(crate) fn system_roots() -> Vec<CertificateDer<'static>> {
+    rustls_native_certs::load_native_certs().certs
 }

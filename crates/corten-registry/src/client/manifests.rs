@@ -133,6 +133,16 @@ impl Session<'_> {
         Ok(answer.header("oci-subject").and_then(|text| Digest::parse(text).ok()))
     }
 
+    /// Removes a manifest.
+    pub(crate) fn delete_manifest(&self, digest: &Digest) -> Result<()> {
+        let what = || format!("cannot remove manifest {digest} from `{}`", self.endpoint.repository);
+        let answer = self.send(Call::new(Method::Delete, self.url(&format!("manifests/{digest}")))).context(what)?;
+        match answer.status {
+            200 | 202 | 204 => Ok(()),
+            _ => Err(self.denied(answer.into_error(&what()))),
+        }
+    }
+
     /// Every tag of the repository, sorted.
     pub fn tags(&self) -> Result<Vec<String>> {
         #[derive(Deserialize)]

@@ -1,7 +1,7 @@
 //! The client: from a reference to bytes and back.
 //!
 //! ```text
-//! url, resolve, proxy, certificates   where a request goes, and over what
+//! url, resolve, proxy, certificates, tls   where a request goes, and over what
 //! transport                           one request and its answer: time-outs, retries, bounds
 //! challenge, token, credentials, helper, login   who one is, and to whom that is told
 //! session                             a repository at an endpoint: authorised, redirected by hand
@@ -36,6 +36,7 @@ mod resolve;
 mod search;
 pub mod secret;
 mod session;
+mod tls;
 mod token;
 mod transfer;
 mod transport;
@@ -76,6 +77,10 @@ pub struct Options {
     pub certificate_directories: Vec<PathBuf>,
     /// Proxies.
     pub proxies: Proxies,
+    /// Where names are looked up first, as /etc/hosts.
+    pub hosts: PathBuf,
+    /// Who is asked then, as /etc/resolv.conf.
+    pub resolv_conf: PathBuf,
     /// `User-Agent`.
     pub user_agent: String,
     /// How often a request is made again.
@@ -97,6 +102,8 @@ impl Default for Options {
             registries: Registries::default(),
             certificate_directories: Vec::new(),
             proxies: Proxies::default(),
+            hosts: PathBuf::from("/etc/hosts"),
+            resolv_conf: PathBuf::from("/etc/resolv.conf"),
             user_agent: format!("corten/{}", env!("CARGO_PKG_VERSION")),
             retries: 5,
             retry_wait: Duration::from_millis(250),

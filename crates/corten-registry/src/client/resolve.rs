@@ -34,13 +34,13 @@ pub(crate) struct Names {
 }
 
 impl Names {
-    /// Reads this machine's files; a missing one is an empty one.
-    pub(crate) fn load() -> Self {
-        let read = |path: &str| {
-            let content = corten_fs::root::read_ambient(Path::new(path), FILE_SIZE_BYTES_MAX).unwrap_or_default();
+    /// Reads files as /etc/hosts and /etc/resolv.conf are; a missing one is an empty one.
+    pub(crate) fn load(hosts: &Path, resolv_conf: &Path) -> Self {
+        let read = |path: &Path| {
+            let content = corten_fs::root::read_ambient(path, FILE_SIZE_BYTES_MAX).unwrap_or_default();
             String::from_utf8_lossy(&content).into_owned()
         };
-        Self::parse(&read("/etc/hosts"), &read("/etc/resolv.conf"))
+        Self::parse(&read(hosts), &read(resolv_conf))
     }
 
     /// The content of both files.

@@ -7,21 +7,22 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::FileExt;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use corten_types::{Context, Error, ErrorKind, Result};
+use rustls::pki_types::CertificateDer;
 use ureq::config::Config;
 use ureq::http::{HeaderMap, Uri};
-use ureq::tls::{RootCerts, TlsConfig};
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
-use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
+use ureq::unversioned::transport::{ConnectProxyConnector, Connector as _, NextTimeout, TcpConnector};
 use ureq::{Agent, Body, SendBody};
 
 use super::Options;
 use super::certificates::{self, Certificates};
 use super::resolve::Names;
 use super::secret::Secret;
+use super::tls::{self, Tls};
 use super::url::{Origin, Reach, Scheme, Url, reach, shown};
 
 /// Largest head of an answer, bytes.
@@ -41,6 +42,7 @@ pub(crate) enum Method {
     Post,
     Put,
     Patch,
+    Delete,
 }
 
 impl Method {
@@ -51,6 +53,7 @@ impl Method {
             Self::Post => "POST",
             Self::Put => "PUT",
             Self::Patch => "PATCH",
+            Self::Delete => "DELETE",
         }
     }
 }
@@ -237,7 +240,7 @@ pub(crate) struct Transport {
     options: Options,
     names: OnceLock<Names>,
     agents: Mutex<HashMap<(Origin, Trust), Agent>>,
-    system_roots: OnceLock<RootCerts>,
+    system_roots: OnceLock<Vec<CertificateDer<'static>>>,
     pause: Pause,
 }
 
@@ -289,7 +292,7 @@ impl Transport {
     }
 
     fn names(&self) -> &Names {
-        self.names.get_or_init(Names::load)
+        self.names.get_or_init(|| Names::load(&self.options.hosts, &self.options.resolv_conf))
     }
 
     /// Sends, and again after a lost connection or an answer that asks for patience.
@@ -353,7 +356,51 @@ impl Transport {
                 let (parts, body) = response.into_parts();
                 Ok(Answer { url: call.url.clone(), status: parts.status.as_u16(), headers: parts.headers, body })
             }
-            Err(error) => Err(failure(error, &call.url)),
+            Err(error) => Err(self.failure(error, &call.url)),
+        }
+    }
+
+    /// A request that got no answer, in words.
+    fn failure(&self, error: ureq::Error, url: &Url) -> Failure {
+        let headline = format!("cannot reach `{}`", url.origin);
+        let failed = |cause: Error, again| Failure { error: cause.context(headline.clone()), again };
+        let internal = |why: String| Error::new(ErrorKind::Internal, why);
+        match error {
+            ureq::Error::Other(inner) => match inner.downcast::<Error>() {
+                Ok(inner) if inner.kind() == ErrorKind::Denied => Failure { error: *inner, again: false },
+                Ok(inner) => {
+                    let again = inner.kind() == ErrorKind::Internal;
+                    failed(*inner, again)
+                }
+                Err(inner) => failed(internal(shown(&inner.to_string())), false),
+            },
+            ureq::Error::Io(error) => match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+                Some(inner) => {
+                    failed(tls::failure(inner, &url.origin, &self.certificate_directory(&url.origin)), false)
+                }
+                // Nobody listens: waiting seldom helps, and a wrong name should be said at once.
+                None => {
+                    let again = error.kind() != io::ErrorKind::ConnectionRefused;
+                    Failure { error: Error::new(ErrorKind::Internal, headline).caused_by(error), again }
+                }
+            },
+            ureq::Error::Rustls(error) => {
+                failed(tls::failure(&error, &url.origin, &self.certificate_directory(&url.origin)), false)
+            }
+            ureq::Error::Timeout(which) => {
+                failed(internal(format!("nothing came within the time limit ({which})")), true)
+            }
+            ureq::Error::LargeResponseHeader(..) => {
+                let message = format!("the head of the answer of `{}` is larger than 64 KiB", url.origin);
+                Failure { error: Error::new(ErrorKind::Exhausted, message), again: false }
+            }
+            ureq::Error::ConnectProxyFailed(why) => {
+                failed(internal(format!("the proxy refused: {}", shown(&why))), false)
+            }
+            other => {
+                let again = matches!(other, ureq::Error::ConnectionFailed | ureq::Error::BodyStalled);
+                failed(internal(shown(&other.to_string())), again)
+            }
         }
     }
 
@@ -391,27 +438,30 @@ impl Transport {
             .timeout_per_read(Some(options.stall_limit))
             .timeout_per_write(Some(options.stall_limit))
             .max_idle_connections_per_host(8)
-            .tls_config(self.tls(origin)?)
             .build();
-        let agent = Agent::with_parts(config, DefaultConnector::new(), guard);
+        let connector =
+            ().chain(ConnectProxyConnector::default()).chain(TcpConnector::default()).chain(self.tls(origin)?);
+        let agent = Agent::with_parts(config, connector, guard);
         held(&self.agents).insert(key, agent.clone());
         Ok(agent)
     }
 
-    fn tls(&self, origin: &Origin) -> Result<TlsConfig> {
-        let builder =
-            TlsConfig::builder().unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()));
-        if origin.scheme == Scheme::Http {
-            return Ok(builder.root_certs(RootCerts::new_with_certs(&[])).build());
-        }
-        let own = Certificates::load(&self.options.certificate_directories, origin)?;
-        let roots = if own.roots.is_empty() {
-            self.system_roots.get_or_init(|| certificates::roots(Vec::new())).clone()
-        } else {
-            certificates::roots(own.roots)
+    fn tls(&self, origin: &Origin) -> Result<Tls> {
+        let own = match origin.scheme {
+            Scheme::Http => Certificates::default(),
+            Scheme::Https => Certificates::load(&self.options.certificate_directories, origin)?,
         };
+        let system = self.system_roots.get_or_init(certificates::system_roots);
         let unverified = self.options.registries.is_insecure(&origin.authority());
-        Ok(builder.root_certs(roots).client_cert(own.client).disable_verification(unverified).build())
+        Tls::new(origin, own, system, unverified)
+            .context(|| format!("cannot use the certificates for `{}`", origin.authority()))
+    }
+
+    /// Where certificates for an origin belong.
+    fn certificate_directory(&self, origin: &Origin) -> String {
+        let first = self.options.certificate_directories.first();
+        let below = first.map_or_else(|| "certs.d".to_owned(), |directory| directory.display().to_string());
+        format!("{below}/{}", origin.authority())
     }
 
     /// A foreign URL that names an address outright is judged even where a proxy would connect.
@@ -486,65 +536,12 @@ struct Failure {
     again: bool,
 }
 
-fn failure(error: ureq::Error, url: &Url) -> Failure {
-    let headline = format!("cannot reach `{}`", url.origin);
-    match error {
-        ureq::Error::Other(inner) => match inner.downcast::<Error>() {
-            Ok(inner) => {
-                let again = inner.kind() == ErrorKind::Internal;
-                let denied = inner.kind() == ErrorKind::Denied;
-                Failure { error: if denied { *inner } else { inner.context(headline) }, again }
-            }
-            Err(inner) => Failure { error: Error::new(ErrorKind::Internal, headline).caused_by(inner), again: false },
-        },
-        ureq::Error::Io(error) => {
-            let insecure = error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
-            if insecure {
-                return untrusted(headline, error.to_string());
-            }
-            // Nobody listens: waiting seldom helps, and a wrong name should be said at once.
-            let again = error.kind() != io::ErrorKind::ConnectionRefused;
-            Failure { error: Error::new(ErrorKind::Internal, headline).caused_by(error), again }
-        }
-        ureq::Error::Rustls(error) => untrusted(headline, error.to_string()),
-        ureq::Error::Timeout(which) => {
-            let cause = Error::new(ErrorKind::Internal, format!("nothing came within the time limit ({which})"));
-            Failure { error: Error::new(ErrorKind::Internal, headline).caused_by(cause), again: true }
-        }
-        ureq::Error::LargeResponseHeader(..) => {
-            let message = format!("the head of the answer of `{}` is larger than 64 KiB", url.origin);
-            Failure { error: Error::new(ErrorKind::Exhausted, message), again: false }
-        }
-        ureq::Error::ConnectProxyFailed(why) => {
-            let cause = Error::new(ErrorKind::Internal, format!("the proxy refused: {}", shown(&why)));
-            Failure { error: Error::new(ErrorKind::Internal, headline).caused_by(cause), again: false }
-        }
-        other => {
-            let again = matches!(other, ureq::Error::ConnectionFailed | ureq::Error::BodyStalled);
-            let cause = Error::new(ErrorKind::Internal, shown(&other.to_string()));
-            Failure { error: Error::new(ErrorKind::Internal, headline).caused_by(cause), again }
-        }
-    }
-}
-
-fn untrusted(headline: String, why: String) -> Failure {
-    let plain = why.contains("InvalidContentType") || why.contains("corrupt message");
-    let error = Error::new(ErrorKind::Denied, headline)
-        .caused_by(Error::new(ErrorKind::Denied, format!("TLS: {}", shown(&why))))
-        .hint(if plain {
-            "where the registry speaks plain HTTP, say `insecure = true` in registries.conf, or `--tls-verify=false`"
-        } else {
-            "put the registry's CA into `certs.d/HOST[:PORT]/ca.crt`, or say `insecure = true` in registries.conf"
-        });
-    Failure { error, again: false }
-}
-
 fn is_busy(status: u16) -> bool {
     matches!(status, 408 | 429 | 500 | 502 | 503 | 504)
 }
 
 /// `Retry-After`: seconds, or a date.
-fn retry_after(answer: &Answer) -> Option<Duration> {
+pub(crate) fn retry_after(answer: &Answer) -> Option<Duration> {
     let value = answer.header("retry-after")?.trim();
     let wait = match value.parse::<u64>() {
         Ok(seconds) => Duration::from_secs(seconds),
@@ -579,4 +576,51 @@ impl Read for FilePart<'_> {
 /// Checks that an endpoint's name can be one, before anything is sent.
 pub(crate) fn origin_of(scheme: Scheme, authority: &str) -> Result<Origin> {
     Origin::new(scheme, authority).context(|| format!("cannot use registry `{}`", shown(authority)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn guard(registry: &str, host: &str) -> Guard {
+        let hosts = "10.0.0.5 registry.test\n127.0.0.1 inside.test\n169.254.169.254 meta.test\n169.254.7.7 link.test";
+        Guard { names: Names::parse(hosts, ""), host: host.into(), registry: Some(registry.into()) }
+    }
+
+    #[test]
+    fn a_registry_elsewhere_sends_nobody_to_what_only_this_machine_reaches() {
+        for (registry, host, allowed) in [
+            ("registry.test", "registry.test", true),
+            ("registry.test", "192.0.2.1", true),
+            ("registry.test", "inside.test", false),
+            ("registry.test", "127.0.0.1", false),
+            ("registry.test", "::1", false),
+            ("registry.test", "::ffff:127.0.0.1", false),
+            ("registry.test", "meta.test", false),
+            ("registry.test", "link.test", false),
+            // One on this machine may send to this machine, not to the metadata service.
+            ("inside.test", "127.0.0.1", true),
+            ("inside.test", "meta.test", false),
+            ("link.test", "link.test", true),
+            ("link.test", "meta.test", false),
+        ] {
+            let guard = guard(registry, host);
+            let addresses = guard.names.resolve(host).unwrap();
+            assert_eq!(addresses.iter().all(|address| guard.allows(*address)), allowed, "{registry} to {host}");
+        }
+    }
+
+    #[test]
+    fn what_a_registry_asks_for_is_waited_for_within_limits() {
+        let wait = |value: &str| {
+            let headers = HeaderMap::from_iter([(ureq::http::header::RETRY_AFTER, value.parse().unwrap())]);
+            let url = Url::parse("http://r.example/").unwrap();
+            retry_after(&Answer { url, status: 429, headers, body: Body::builder().data("") })
+        };
+        assert_eq!(wait("7"), Some(Duration::from_secs(7)));
+        assert_eq!(wait("86400"), Some(RETRY_AFTER_MAX));
+        assert_eq!(wait("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::ZERO));
+        assert_eq!(wait("Wed, 21 Oct 2415 07:28:00 GMT"), Some(RETRY_AFTER_MAX));
+        assert_eq!(wait("soon"), None);
+    }
 }

@@ -8,7 +8,7 @@ use corten_types::{Context, Error, ErrorKind, Result};
 
 use super::progress::{Step, Watch};
 use super::session::Session;
-use super::transport::{Answer, Call, Method, Payload, Sent};
+use super::transport::{Answer, Call, Method, Payload, Sent, retry_after};
 use super::url::Url;
 
 /// How a blob came to be there.
@@ -138,6 +138,9 @@ impl Session<'_> {
 /// An upload that a registry refuses; what may go another time is `Internal`.
 fn broken(session: &Session<'_>, answer: Answer, what: &str) -> Error {
     let again = matches!(answer.status, 404 | 408 | 416 | 429 | 499..);
+    if let Some(wait) = retry_after(&answer).filter(|_| again) {
+        session.client.transport.wait(wait);
+    }
     let error = session.denied(answer.into_error(what));
     if again { error.with_kind(ErrorKind::Internal) } else { error }
 }

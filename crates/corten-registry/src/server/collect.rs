@@ -35,6 +35,7 @@ pub(super) async fn background(registry: Arc<Registry>, mut stop: watch::Receive
         let done = registry.blocking(move |registry| {
             registry.sessions.sweep(registry.config.limits.session_timeout.0)?;
             if is_due {
+                registry.forget_unused()?;
                 let links = collect(&registry.store, &registry.config.collection)?;
                 registry.metrics.collected_blobs.inc_by(links.store.blobs.len() as u64);
                 registry.metrics.collected_bytes.inc_by(links.store.bytes);

@@ -224,6 +224,12 @@ pub struct Upstream {
     /// How long what a tag means is believed without asking again.
     #[serde(default)]
     pub tags_valid_for: Option<Span>,
+    /// Most bytes that are kept of it; what was not asked for the longest makes room.
+    #[serde(default)]
+    pub size_max: Option<ByteCount>,
+    /// What nobody asked for this long goes.
+    #[serde(default)]
+    pub unused_after: Option<Span>,
 }
 
 impl Config {

@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use corten_types::{Context as _, Error, ErrorKind, Result};
 use hyper::Request;
@@ -132,8 +132,60 @@ fn remove_stale(path: &Path) -> Result<()> {
     }
 }
 
-/// Reads certificate and key.
-pub(crate) fn tls(config: &Tls) -> Result<TlsAcceptor> {
+/// How often the files of certificate and key are looked at for a change.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Certificate and key, read again where their files change: they are renewed while the server runs.
+#[derive(Debug)]
+pub(crate) struct Certificate {
+    config: Tls,
+    state: Mutex<Read>,
+}
+
+struct Read {
+    acceptor: TlsAcceptor,
+    modified: Vec<Option<SystemTime>>,
+    looked: Instant,
+}
+
+impl std::fmt::Debug for Read {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Read").field("modified", &self.modified).finish_non_exhaustive()
+    }
+}
+
+impl Certificate {
+    /// Reads them.
+    pub(crate) fn load(config: &Tls) -> Result<Self> {
+        let modified = modified(config);
+        let read = Read { acceptor: acceptor(config)?, modified, looked: Instant::now() };
+        Ok(Self { config: config.clone(), state: Mutex::new(read) })
+    }
+
+    /// As the files are now. Where they cannot be read, or do not belong together while one of them is being replaced, what
+    /// was read before goes on, and they are looked at again.
+    fn acceptor(&self) -> TlsAcceptor {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.looked.elapsed() >= LOOK_EVERY {
+            state.looked = Instant::now();
+            let modified = modified(&self.config);
+            if modified != state.modified
+                && let Ok(acceptor) = acceptor(&self.config)
+            {
+                (state.acceptor, state.modified) = (acceptor, modified);
+            }
+        }
+        state.acceptor.clone()
+    }
+}
+
+fn modified(config: &Tls) -> Vec<Option<SystemTime>> {
+    let files = [Some(&config.certificate), Some(&config.key), config.client_ca.as_ref()];
+    let time = |path: &PathBuf| std::fs::metadata(path).and_then(|status| status.modified()).ok();
+    files.into_iter().flatten().map(time).collect()
+}
+
+fn acceptor(config: &Tls) -> Result<TlsAcceptor> {
     let certificates = certificates(&config.certificate)?;
     let named = || format!("cannot read the key `{}`", config.key.display());
     let key =
@@ -184,7 +236,7 @@ pub(crate) trait Answer: Send + Sync + 'static {
 
 /// Accepts until `stop` says so, then waits for what runs, at most `limit`.
 pub(crate) async fn serve<A: Answer>(
-    listeners: Vec<(Listener, Arc<A>, Option<TlsAcceptor>)>,
+    listeners: Vec<(Listener, Arc<A>, Option<Arc<Certificate>>)>,
     limits: &Limits,
     stop: watch::Receiver<bool>,
     limit: Duration,
@@ -201,7 +253,7 @@ pub(crate) async fn serve<A: Answer>(
 async fn accept<A: Answer>(
     listener: Listener,
     answer: Arc<A>,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<Certificate>>,
     places: Arc<Semaphore>,
     limits: Limits,
     mut stop: watch::Receiver<bool>,
@@ -224,7 +276,7 @@ async fn accept<A: Answer>(
             continue;
         };
         // A socket in the file system is this machine's own.
-        let tls = tls.clone().filter(|_| matches!(listener, Listener::Tcp(_)));
+        let tls = tls.as_ref().filter(|_| matches!(listener, Listener::Tcp(_))).map(|tls| tls.acceptor());
         let (answer, limits, stop) = (Arc::clone(&answer), limits.clone(), stop.clone());
         connections.spawn(async move {
             let _place = place;

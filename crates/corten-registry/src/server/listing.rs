@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use corten_store::RepositoryManifest;
 use corten_types::image_spec::media_type;
 use corten_types::{Digest, Reference};
 use hyper::{StatusCode, header};
@@ -119,6 +120,17 @@ impl Registry {
         Ok(reply)
     }
 
+    /// What is about a manifest on any of the shelves that a name means.
+    fn referrers_here(&self, name: &Name, subject: &Digest) -> Result<Vec<RepositoryManifest>, Failure> {
+        let mut rows: BTreeMap<String, RepositoryManifest> = BTreeMap::new();
+        for shelf in self.shelves(name) {
+            for row in self.reader.repository(&shelf).referrers(subject)? {
+                rows.entry(row.digest.to_string()).or_insert(row);
+            }
+        }
+        Ok(rows.into_values().collect())
+    }
+
     /// `GET /v2/NAME/referrers/DIGEST`
     pub(super) async fn referrers(
         self: &Arc<Self>,
@@ -133,7 +145,7 @@ impl Registry {
         let rows = self.blocking(move |registry| {
             Ok(match registry.upstream(&repository)? {
                 Some((upstream, there)) => registry.referrers_through(upstream, &there, &repository, &about)?,
-                None => registry.reader.repository(&registry.own(&repository)).referrers(&about)?,
+                None => registry.referrers_here(&repository, &about)?,
             })
         });
         let mut rows = rows.await?;

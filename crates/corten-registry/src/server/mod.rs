@@ -91,7 +91,7 @@ pub struct Server {
     listeners: Vec<Listener>,
     metrics: Option<Listener>,
     addresses: Vec<Address>,
-    tls: Option<tokio_rustls::TlsAcceptor>,
+    tls: Option<Arc<connection::Certificate>>,
     stop: watch::Sender<bool>,
 }
 
@@ -136,7 +136,7 @@ impl Server {
         let store = Arc::new(Store::open(options.store.clone())?);
         let reader = Arc::new(Store::open(options.store)?);
         let gate = Gate::new(&config)?;
-        let tls = config.tls.as_ref().map(connection::tls).transpose()?;
+        let tls = config.tls.as_ref().map(connection::Certificate::load).transpose()?.map(Arc::new);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .max_blocking_threads(BLOCKING_THREADS_MAX)

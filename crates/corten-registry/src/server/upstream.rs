@@ -2,11 +2,13 @@
 //! where the registry cannot be reached, what is here does.
 
 use std::io::Read;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use corten_store::{RepositoryManifest, Turn};
 use corten_types::image_spec::Descriptor;
 use corten_types::{Digest, Error, ErrorKind, Reference, Result};
-use std::sync::Arc;
+use hyper::StatusCode;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::Registry;
@@ -18,6 +20,8 @@ use crate::client::{Access, Client, Credentials, Options, Registries, Session};
 
 /// Bytes that are handed on at a time.
 const PIECE: usize = 256 * 1024;
+/// How long after it was asked for a blob counts as just used.
+const FRESH_FOR: Duration = Duration::from_secs(10);
 /// A registry that does not answer makes a client of ours wait: few attempts, for what is here may do.
 const RETRIES: u32 = 1;
 
@@ -26,6 +30,21 @@ const RETRIES: u32 = 1;
 pub(super) struct Upstream {
     config: config::Upstream,
     client: Client,
+    /// Bytes on their way here.
+    coming: Mutex<u64>,
+}
+
+/// Bytes on their way; given back with it.
+struct Coming<'u> {
+    upstream: &'u Upstream,
+    bytes: u64,
+}
+
+impl Drop for Coming<'_> {
+    fn drop(&mut self) {
+        let mut coming = self.upstream.coming.lock().unwrap_or_else(PoisonError::into_inner);
+        *coming = coming.saturating_sub(self.bytes);
+    }
 }
 
 impl Upstream {
@@ -37,7 +56,7 @@ impl Upstream {
         let files = config.credentials.iter().cloned().collect();
         let credentials = Credentials { files, ..Credentials::default() };
         let options = Options { credentials, registries, retries: RETRIES, ..Options::default() };
-        Self { config: config.clone(), client: Client::new(options) }
+        Self { config: config.clone(), client: Client::new(options), coming: Mutex::default() }
     }
 
     /// What a repository is called there.
@@ -109,6 +128,7 @@ impl Registry {
             && let Some(media_type) = here.manifest(&digest)?
         {
             self.metrics.cache_hits.inc();
+            self.store.repository(&own).touch_copy(&digest)?;
             let bytes = self.reader.read_blob_bounded(&digest, corten_types::image_spec::MANIFEST_SIZE_BYTES_MAX)?;
             return Ok(Found { digest, media_type, bytes });
         }
@@ -135,6 +155,7 @@ impl Registry {
         let own = self.own(name);
         if let Some(size) = self.reader.repository(&own).blob(digest)? {
             self.metrics.cache_hits.inc();
+            self.store.repository(&own).touch_blob(digest, FRESH_FOR)?;
             return Ok(Some(size));
         }
         // Only what a manifest of the repository names: the rest of the world is not fetched for whoever asks.
@@ -143,8 +164,47 @@ impl Registry {
             return Ok(Some(wanted.size));
         }
         self.metrics.cache_misses.inc();
+        let _coming = self.make_room(upstream, wanted.size)?;
         self.fetch(upstream, there, name, &wanted).map_err(unreachable)?;
         Ok(Some(wanted.size))
+    }
+
+    /// Room for so many bytes among what is kept of a registry: what was not asked for the longest goes.
+    fn make_room<'u>(&self, upstream: &'u Upstream, bytes: u64) -> Result<Coming<'u>, Failure> {
+        let mut coming = upstream.coming.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(max) = upstream.config.size_max.map(|count| count.0) {
+            if bytes > max {
+                let message = format!("the blob has {bytes} bytes, of its registry at most {max} are kept here");
+                return Err(Failure::because(Code::SizeInvalid, message).status(StatusCode::INSUFFICIENT_STORAGE));
+            }
+            let prefix = format!("{}/{}", self.name, upstream.config.prefix);
+            let over = (self.store.copies_size(&prefix)? + *coming + bytes).saturating_sub(max);
+            if over > 0 {
+                // A tenth more, so that not every blob that comes makes somebody look again.
+                let gone = self.store.forget_oldest_copies(&prefix, over.saturating_add(max / 10))?;
+                let collected = self.store.collect_garbage()?;
+                self.store.empty_trash()?;
+                self.metrics.collected_blobs.inc_by(collected.blobs.len() as u64);
+                self.metrics.collected_bytes.inc_by(collected.bytes);
+                if gone < over {
+                    return Err(Failure::busy("what is on its way from the other registry leaves no room"));
+                }
+            }
+        }
+        *coming += bytes;
+        Ok(Coming { upstream, bytes })
+    }
+
+    /// Forgets what nobody asked for as long as the configuration says; how many things. Blocks.
+    pub(super) fn forget_unused(&self) -> Result<usize> {
+        let mut count = 0;
+        for upstream in &self.upstreams {
+            if let Some(span) = upstream.config.unused_after {
+                let prefix = format!("{}/{}", self.name, upstream.config.prefix);
+                count += self.store.forget_unused_copies(&prefix, span.0)?;
+            }
+        }
+        Ok(count)
     }
 
     /// Brings a blob in; many who ask at once cause one transfer, and one that broke off goes on where it stopped.
@@ -227,7 +287,7 @@ fn unreachable(error: Error) -> Failure {
         ErrorKind::NotFound => Failure::new(Code::ManifestUnknown),
         ErrorKind::Exhausted => return error.into(),
         _ => Failure::because(Code::Unknown, "the registry behind this one does not answer as it should")
-            .status(hyper::StatusCode::BAD_GATEWAY),
+            .status(StatusCode::BAD_GATEWAY),
     };
     failure.cause = Some(error);
     failure

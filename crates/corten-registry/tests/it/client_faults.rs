@@ -216,3 +216,44 @@ fn digests_that_are_paths_are_refused() {
         assert!(text(&error).contains("digest"), "{error:?}");
     }
 }
+
+/// An image whose layer the registry does not have: it is said to be at `urls`.
+fn with_foreign_layer(registry: &Registry, urls: &[String]) -> String {
+    let digest = registry.add_image("app", "1", &image(300_000));
+    let mut manifest: Value = serde_json::from_slice(&registry.manifest("app", "1").unwrap().1).unwrap();
+    manifest["layers"][1]["urls"] = json!(urls);
+    let kind = "application/vnd.oci.image.manifest.v1+json";
+    registry.add_manifest("app", "1", kind, manifest.to_string().as_bytes());
+    let layer = manifest["layers"][1]["digest"].as_str().unwrap().to_owned();
+    let missing = layer.clone();
+    registry.hook(move |request, _| request.path.ends_with(&missing).then(|| Reply::new(404, "{}")));
+    assert!(registry.manifest("app", &digest).is_some());
+    layer
+}
+
+#[test]
+fn a_layer_kept_elsewhere_comes_from_there_and_from_no_address_of_this_machine_s_alone() {
+    let (registry, elsewhere) = (Registry::start(), Registry::start());
+    elsewhere.add_image("x", "1", &image(300_000));
+    // The first that works counts.
+    let layer = with_foreign_layer(&registry, &["http://127.0.0.1:1/gone".into()]);
+    let place = format!("http://{}/v2/x/blobs/{layer}", elsewhere.host());
+    with_foreign_layer(&registry, &["http://127.0.0.1:1/gone".into(), place]);
+    let (_directory, first) = store();
+    pull(&client(), &first, &registry.name("app:1")).unwrap();
+    assert_eq!(elsewhere.count(&layer), 1);
+    for (place, why) in [
+        ("http://169.254.169.254/latest/meta-data/", "169.254.169.254"),
+        ("http://[::ffff:169.254.169.254]/", "is refused"),
+        ("http://[fe80::1]/", "is refused"),
+        ("http://100.100.100.200/", "is refused"),
+        ("http://0.0.0.0:1/", "is refused"),
+        ("file:///etc/shadow", "neither http nor https"),
+        ("http://me:secret@127.0.0.1/", "carries a user name"),
+    ] {
+        with_foreign_layer(&registry, &[place.to_owned()]);
+        let (_directory, store) = store();
+        let said = text(&pull(&client(), &store, &registry.name("app:1")).unwrap_err());
+        assert!(said.contains(why) && !said.contains("root:"), "{place}: {said}");
+    }
+}

@@ -64,6 +64,54 @@ fn an_upload_that_breaks_off_goes_on_where_the_registry_has_it() {
 }
 
 #[test]
+fn an_upload_whose_line_breaks_is_continued_in_a_chunk() {
+    let (from, to) = (Registry::start(), Registry::start());
+    from.add_image("app", "1", &image(4 << 20));
+    let (_directory, store) = store();
+    let name = from.name("app:1");
+    pull(&client(), &store, &name).unwrap();
+    let line = corten_testkit::wire::Line::to(&to.host());
+    line.break_up_after(2 << 20);
+    // The registry notices the break when it comes to read on; until then it would say that it has nothing.
+    let noticed = std::sync::atomic::AtomicBool::new(false);
+    to.hook(move |request, own| {
+        if request.header("content-length").is_some_and(|length| length.parse() != Ok(request.body.len())) {
+            let reply = own();
+            noticed.store(true, Ordering::SeqCst);
+            return Some(reply);
+        }
+        while request.method == "GET" && request.path.contains("/uploads/") && !noticed.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+        None
+    });
+    push(&client(), &store, &name, &format!("{}/app:1", line.host())).unwrap();
+    assert!(line.has_broken());
+    assert_eq!(to.manifest("app", "1"), from.manifest("app", "1"));
+    let chunks: Vec<_> = to.requests().into_iter().filter(|request| request.method == "PATCH").collect();
+    let start = |range: &str| range.split('-').next().unwrap().parse::<usize>().unwrap();
+    assert!(chunks.iter().any(|chunk| start(chunk.header("content-range").unwrap()) > 1 << 20), "went on: {chunks:?}");
+}
+
+#[test]
+fn a_busy_registry_is_given_the_time_that_it_asks_for_in_the_middle_of_an_upload() {
+    let (from, to) = (Registry::start(), Registry::start());
+    from.add_image("app", "1", &image(1 << 20));
+    let (_directory, store) = store();
+    pull(&client(), &store, &from.name("app:1")).unwrap();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&asked);
+    to.hook(move |request, _| {
+        let busy =
+            request.method == "PUT" && request.path.contains("/uploads/") && counted.fetch_add(1, Ordering::SeqCst) < 2;
+        busy.then(|| Reply::new(429, "").header("Retry-After", "0"))
+    });
+    push(&client(), &store, &from.name("app:1"), &to.name("app:1")).unwrap();
+    assert!(asked.load(Ordering::SeqCst) > 2);
+    assert_eq!(to.manifest("app", "1"), from.manifest("app", "1"));
+}
+
+#[test]
 fn an_index_goes_whole_or_the_one_image_that_is_here() {
     let (from, to) = (Registry::start(), Registry::start());
     let here = format!("linux/{}", corten_store::import::platform::this_machine());

@@ -3,8 +3,11 @@
 
 mod client_auth;
 mod client_faults;
+mod client_policy;
+mod client_proxy;
 mod client_pull;
 mod client_push;
+mod client_tls;
 mod server_api;
 mod server_auth;
 mod server_hostile;

@@ -275,3 +275,51 @@ fn what_the_engine_has_is_served_and_what_is_pushed_it_has() {
     assert_eq!(server.get(&format!("/v2/copy/manifests/{}", image.manifest)).status, 200);
     assert_eq!(server.get(&format!("/v2/copy/blobs/{layer}")).status, 200);
 }
+
+#[test]
+fn what_the_engine_has_about_an_image_is_listed_beside_what_was_pushed() {
+    use corten_store::{NewImageRequest, RawDocument, Unpack};
+    let directory = tempfile::tempdir().unwrap();
+    let store = crate::support::open(directory.path());
+    let server = Running::start(directory.path(), "");
+    // The engine's own: an artifact, and one about it, each under a name.
+    let add = |name: &str, manifest: &str| {
+        let lease = store.lease("test").unwrap();
+        for blob in [b"{}".as_slice(), b"layer"] {
+            store.put_blob(&lease, &digest(Algorithm::Sha256, blob), blob).unwrap();
+        }
+        let raw = RawDocument { bytes: manifest.as_bytes(), media_type: MANIFEST, algorithm: Algorithm::Sha256 };
+        let references = [corten_types::Reference::parse(name).unwrap()];
+        let request = NewImageRequest {
+            target: raw,
+            members: &[],
+            references: &references,
+            unpack: Unpack::Later,
+            attached: false,
+            cause: "test",
+        };
+        store.add_image(&lease, &request).unwrap();
+        sha256(manifest.as_bytes())
+    };
+    let layer = sha256(b"layer");
+    let subject = add("reg.test/app:1", &artifact(&[(&layer, 5)], None));
+    let about = add("reg.test/app:about", &artifact(&[(&layer, 5)], Some(&subject)));
+    server.push_blob("app", b"{}");
+    let other = server.push_blob("app", b"other");
+    let pushed = artifact(&[(&other, 5)], Some(&subject));
+    let answer = server.push_manifest("app", &sha256(pushed.as_bytes()), &pushed);
+    assert_eq!((answer.status, answer.header("oci-subject")), (201, Some(subject.as_str())));
+    let listed = server.get(&format!("/v2/app/referrers/{subject}")).json();
+    let mut found: Vec<&str> =
+        listed["manifests"].as_array().unwrap().iter().map(|entry| entry["digest"].as_str().unwrap()).collect();
+    found.sort_unstable();
+    let mut expected = [about.clone(), sha256(pushed.as_bytes())];
+    expected.sort_unstable();
+    assert_eq!(found, expected);
+    let entry = listed["manifests"].as_array().unwrap().iter().find(|entry| entry["digest"] == about.as_str()).unwrap();
+    assert_eq!(
+        (&entry["artifactType"], &entry["annotations"]["note"]),
+        (&"application/x-test".into(), &"about".into())
+    );
+    assert_eq!(server.get(&format!("/v2/other/referrers/{subject}")).json()["manifests"], serde_json::json!([]));
+}

@@ -94,3 +94,72 @@ fn a_registry_that_lies_is_not_believed() {
     assert_eq!(refused.status, 502);
     assert!(!directory.path().join("store/blobs/sha256").join(hex).exists());
 }
+
+/// The blobs of the store behind `near`, bytes.
+fn kept(directory: &std::path::Path) -> u64 {
+    let entries = std::fs::read_dir(directory.join("store/blobs/sha256")).unwrap();
+    entries.map(|entry| entry.unwrap().metadata().unwrap().len()).sum()
+}
+
+#[test]
+fn what_is_kept_of_another_registry_stays_within_its_quota_and_the_oldest_goes_first() {
+    let (directory, far, near) = chain("size_max = \"1MB\"\n");
+    let contents: Vec<Vec<u8>> = (0..6).map(|seed| noise(300_000, 2 * seed + 1)).collect();
+    far.push_blob("app", b"{}");
+    for (index, content) in contents.iter().enumerate() {
+        let layer = far.push_blob("app", content);
+        let manifest = artifact(&[(&layer, content.len())], None);
+        assert_eq!(far.push_manifest("app", &format!("v{index}"), &manifest).status, 201);
+    }
+    near.push_artifact("mine/app", "1", "what was pushed here does not make room");
+    for (index, content) in contents.iter().enumerate() {
+        assert_eq!(near.get(&format!("/v2/far/app/manifests/v{index}")).status, 200);
+        let blob = near.get(&format!("/v2/far/app/blobs/{}", sha256(content)));
+        assert_eq!((blob.status, blob.body == *content), (200, true), "{index}");
+        assert!(kept(directory.path()) < 1_010_000, "{index}: {}", kept(directory.path()));
+    }
+    let asked = |far: &Running| far.get("/metrics").body;
+    let sent = |far: &Running| {
+        let metrics = String::from_utf8(asked(far)).unwrap();
+        let sent = metrics.lines().find_map(|line| line.strip_prefix("corten_registry_sent_bytes_total ")).unwrap();
+        sent.parse::<u64>().unwrap()
+    };
+    // The newest is here still; the oldest is fetched again.
+    let before = sent(&far);
+    assert_eq!(near.get(&format!("/v2/far/app/blobs/{}", sha256(&contents[5]))).status, 200);
+    assert!(sent(&far) - before < 100_000);
+    assert_eq!(near.get(&format!("/v2/far/app/blobs/{}", sha256(&contents[0]))).body, contents[0]);
+    assert!(sent(&far) - before >= 300_000);
+    assert_eq!(near.get("/v2/mine/app/manifests/1").status, 200);
+    // What never fits is refused in words, and fetched by nobody.
+    let layer = far.push_blob("app", &noise(1_100_000, 77));
+    assert_eq!(far.push_manifest("app", "large", &artifact(&[(&layer, 1_100_000)], None)).status, 201);
+    assert_eq!(near.get("/v2/far/app/manifests/large").status, 200);
+    let refused = near.get(&format!("/v2/far/app/blobs/{layer}"));
+    assert_eq!((refused.status, refused.code().as_str()), (507, "SIZE_INVALID"));
+    assert!(kept(directory.path()) < 1_010_000);
+}
+
+#[test]
+fn what_nobody_asks_for_is_forgotten() {
+    let (directory, far, near) = chain("");
+    let content = noise(100_000, 3);
+    far.push_blob("app", b"{}");
+    let layer = far.push_blob("app", &content);
+    assert_eq!(far.push_manifest("app", "1", &artifact(&[(&layer, content.len())], None)).status, 201);
+    near.push_artifact("mine/app", "1", "stays");
+    assert_eq!(near.get("/v2/far/app/manifests/1").status, 200);
+    assert_eq!(near.get(&format!("/v2/far/app/blobs/{layer}")).status, 200);
+    let store = crate::support::open(directory.path());
+    assert_eq!(store.forget_unused_copies("reg.test/far", std::time::Duration::from_hours(1)).unwrap(), 0);
+    assert_eq!(store.copies_size("reg.test/far").unwrap() / 100_000, 1);
+    assert!(store.forget_unused_copies("reg.test/far", std::time::Duration::ZERO).unwrap() >= 3);
+    store.collect_garbage().unwrap();
+    store.empty_trash().unwrap();
+    assert!(kept(directory.path()) < 10_000, "{}", kept(directory.path()));
+    assert_eq!(store.copies_size("reg.test/far").unwrap(), 0);
+    assert_eq!(near.get("/v2/mine/app/manifests/1").status, 200);
+    // And fetched again when somebody does.
+    assert_eq!(near.get("/v2/far/app/manifests/1").status, 200);
+    assert_eq!(near.get(&format!("/v2/far/app/blobs/{layer}")).body, content);
+}

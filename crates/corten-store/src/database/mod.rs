@@ -1,6 +1,7 @@
 //! What the store knows by name: images, references with their history, unpacked layers. SQLite in WAL mode, every commit
 //! synced, opened by the first call that needs it.
 
+mod cache;
 mod documents;
 mod layers;
 mod pins;

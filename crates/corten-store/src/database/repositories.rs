@@ -121,58 +121,6 @@ impl Database {
         })
     }
 
-    /// Notes that a repository has a manifest, whether what it needs is there or not.
-    pub(crate) fn copy_manifest(
-        &self,
-        repository: &str,
-        manifest: &RepositoryManifest,
-        blobs: &[Digest],
-        members: &[Digest],
-    ) -> Result<()> {
-        self.commit(|transaction| insert_manifest(transaction, repository, manifest, blobs, members))
-    }
-
-    /// The manifests of a repository that need a blob.
-    pub(crate) fn needing(&self, repository: &str, digest: &Digest) -> Result<Vec<Digest>> {
-        let texts = self.with(|connection| {
-            let mut query = connection.prepare_cached(
-                "SELECT manifest FROM repository_need WHERE repository = ?1 AND digest = ?2 LIMIT 16",
-            )?;
-            let row = params![repository, digest.to_string()];
-            query.query_map(row, |row| row.get::<_, String>(0))?.collect::<rusqlite::Result<Vec<_>>>()
-        })?;
-        texts.iter().map(|text| Digest::parse(text)).collect()
-    }
-
-    /// What a tag of another registry meant, and when it was asked.
-    pub(crate) fn copied_tag(&self, repository: &str, tag: &str) -> Result<Option<(Digest, i64)>> {
-        let row: Option<(String, i64)> = self.with(|connection| {
-            let mut query = connection.prepare_cached(
-                "SELECT digest, asked_ns FROM repository_copied_tag WHERE repository = ?1 AND tag = ?2",
-            )?;
-            query.query_row([repository, tag], |row| Ok((row.get(0)?, row.get(1)?))).optional()
-        })?;
-        row.map(|(digest, asked_ns)| Ok((Digest::parse(&digest)?, asked_ns))).transpose()
-    }
-
-    /// Notes what a tag of another registry means.
-    pub(crate) fn note_copied_tag(&self, repository: &str, tag: &str, digest: &Digest, now_ns: i64) -> Result<()> {
-        let row = params![repository, tag, digest.to_string(), now_ns];
-        self.commit(|transaction| {
-            let sql = "INSERT OR REPLACE INTO repository_copied_tag VALUES (?1, ?2, ?3, ?4)";
-            transaction.execute(sql, row).map(drop)
-        })
-    }
-
-    /// Tags of another registry that were asked for, sorted.
-    pub(crate) fn copied_tags(&self, repository: &str) -> Result<Vec<String>> {
-        self.with(|connection| {
-            let mut query = connection
-                .prepare_cached("SELECT tag FROM repository_copied_tag WHERE repository = ?1 ORDER BY tag")?;
-            query.query_map([repository], |row| row.get::<_, String>(0))?.collect()
-        })
-    }
-
     /// A manifest that was pushed to a repository.
     pub(crate) fn linked_manifest(&self, repository: &str, digest: &Digest) -> Result<Option<RepositoryManifest>> {
         let sql = format!("{MANIFEST} WHERE repository = ?1 AND digest = ?2");
@@ -183,6 +131,20 @@ impl Database {
     pub(crate) fn linked_referrers(&self, repository: &str, subject: &Digest) -> Result<Vec<RepositoryManifest>> {
         let sql = format!("{MANIFEST} WHERE repository = ?1 AND subject = ?2 ORDER BY digest");
         self.manifests(&sql, repository, &subject.to_string())
+    }
+
+    /// Documents that references of the repository lead to and that are about `subject`: digest and type.
+    pub(crate) fn reached_referrers(&self, repository: &str, subject: &Digest) -> Result<Vec<(Digest, String)>> {
+        let sql = format!(
+            "{REACH} SELECT document.digest, media_type FROM document JOIN reach USING (digest) WHERE subject = ?2"
+        );
+        let rows = self.with(|connection| {
+            let mut query = connection.prepare_cached(&sql)?;
+            let row = params![repository, subject.to_string()];
+            let rows = query.query_map(row, |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
+            rows.collect::<rusqlite::Result<Vec<_>>>()
+        })?;
+        rows.into_iter().map(|(digest, media_type)| Ok((Digest::parse(&digest)?, media_type))).collect()
     }
 
     /// Every manifest of a repository, newest first.
@@ -293,17 +255,10 @@ impl Database {
         manifests_before_ns: Option<i64>,
     ) -> Result<(usize, usize)> {
         self.commit(|transaction| {
-            let mut manifests = 0;
-            while let Some(before_ns) = manifests_before_ns {
-                let unkept = unkept_manifests(transaction, before_ns)?;
-                if unkept.is_empty() {
-                    break;
-                }
-                for (repository, digest) in &unkept {
-                    delete_manifest(transaction, repository, digest)?;
-                }
-                manifests += unkept.len();
-            }
+            let manifests = match manifests_before_ns {
+                Some(before_ns) => delete_unkept(transaction, before_ns, "")?,
+                None => 0,
+            };
             let blobs = transaction.execute(
                 "DELETE FROM repository_blob AS one WHERE seen_ns < ?1 AND NOT EXISTS
                  (SELECT 1 FROM repository_need WHERE repository = one.repository AND digest = one.digest)",
@@ -322,7 +277,7 @@ impl Database {
     }
 }
 
-fn insert_manifest(
+pub(super) fn insert_manifest(
     transaction: &Transaction<'_>,
     repository: &str,
     manifest: &RepositoryManifest,
@@ -360,16 +315,36 @@ fn delete_manifest(transaction: &Transaction<'_>, repository: &str, digest: &str
     transaction.execute(sql, params![repository, digest]).map(|count| count > 0)
 }
 
-fn unkept_manifests(transaction: &Transaction<'_>, before_ns: i64) -> rusqlite::Result<Vec<(String, String)>> {
+/// Deletes manifests below `prefix` (all, where it is empty) that nothing keeps, until there are none; how many.
+pub(super) fn delete_unkept(transaction: &Transaction<'_>, before_ns: i64, prefix: &str) -> rusqlite::Result<usize> {
+    let mut count = 0;
+    loop {
+        let unkept = unkept_manifests(transaction, before_ns, prefix)?;
+        if unkept.is_empty() {
+            return Ok(count);
+        }
+        for (repository, digest) in &unkept {
+            delete_manifest(transaction, repository, digest)?;
+        }
+        count += unkept.len();
+    }
+}
+
+fn unkept_manifests(
+    transaction: &Transaction<'_>,
+    before_ns: i64,
+    prefix: &str,
+) -> rusqlite::Result<Vec<(String, String)>> {
     let mut query = transaction.prepare_cached(
         "SELECT repository, digest FROM repository_manifest AS one WHERE pushed_ns < ?1
+         AND (?2 = '' OR (repository >= ?2 || '/' AND repository < ?2 || '0'))
          AND NOT EXISTS (SELECT 1 FROM reference WHERE target = one.digest
              AND (name LIKE one.repository || ':%' OR name LIKE one.repository || '@%'))
          AND NOT EXISTS (SELECT 1 FROM repository_need WHERE repository = one.repository AND digest = one.digest)
          AND NOT EXISTS (SELECT 1 FROM repository_copied_tag WHERE repository = one.repository AND digest = one.digest)
          AND NOT EXISTS (SELECT 1 FROM repository_manifest WHERE repository = one.repository AND digest = one.subject)",
     )?;
-    query.query_map([before_ns], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+    query.query_map(params![before_ns, prefix], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
 }
 
 /// `total` is a double; sums of sizes are whole.

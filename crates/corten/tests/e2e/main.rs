@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests panic, and work on files of their own")]
 
 mod concurrency;
+mod docker_registry;
 mod environment;
 mod exit_codes;
 mod fallbacks;
@@ -22,10 +23,12 @@ mod logs;
 mod namespaces;
 mod network;
 mod peers;
+mod platforms;
 mod registry;
 mod roles;
 mod security;
 mod serve;
+mod serve_peers;
 mod sources;
 mod stdio;
 mod terminal;

@@ -13,7 +13,7 @@ use corten_testkit::{Image, Sandbox, require};
 use crate::sandbox;
 
 /// Why an engine cannot be had here.
-fn missing(programs: &[&str]) -> Option<String> {
+pub(crate) fn missing(programs: &[&str]) -> Option<String> {
     if !is_root() || std::env::var_os("CORTEN_TEST_AS_USER").is_some() {
         return Some("a real engine needs root".to_owned());
     }

@@ -1,6 +1,5 @@
 //! Who asks, and what they may do.
 
-mod der;
 mod htpasswd;
 mod policy;
 mod token;

@@ -11,8 +11,8 @@ use rustls::pki_types::pem::{self, SectionKind};
 use serde::Deserialize;
 
 use super::super::config::{Action, Token};
-use super::der::{self, PublicKey};
 use super::quoted;
+use crate::der::{self, PublicKey};
 
 /// Largest key file, bytes.
 const FILE_SIZE_BYTES_MAX: u64 = 1024 * 1024;
