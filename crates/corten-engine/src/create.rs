@@ -10,7 +10,7 @@ use corten_fs::atomic::{self, Durability};
 use corten_fs::{Lock, Root};
 use corten_store::{Base, Image, PrepareRequest, Source};
 use corten_sys::Call;
-use corten_types::image_spec::ContainerConfig as ImageDefaults;
+use corten_types::image_spec::{ContainerConfig as ImageDefaults, Platform};
 use corten_types::shim::RootMount;
 use corten_types::{ContainerId, ContainerName, Context, Error, ErrorKind, Reference, Result};
 use rustix::fs::{AtFlags, Mode};
@@ -49,7 +49,7 @@ impl Engine {
     pub fn create(&self, request: CreateRequest) -> Result<Created> {
         let name = request.name.as_deref().map(ContainerName::parse).transpose()?;
         let profile = seccomp_profile(&request.security)?;
-        let origin = self.origin(&request.source)?;
+        let origin = self.origin(&request.source, request.platform.as_ref())?;
         let id = ContainerId::from_random(crate::random::bytes()?);
         let (mut config, warnings) = self.decide(request, &id, &origin)?;
         self.try_spec(&config, profile.as_deref())?;
@@ -85,10 +85,10 @@ impl Engine {
         atomic::replace(&directory, CONFIG, &json, 0o600, durability)
     }
 
-    fn origin(&self, source: &ImageSource) -> Result<Origin> {
+    fn origin(&self, source: &ImageSource, platform: Option<&Platform>) -> Result<Origin> {
         let store = self.store();
         let image = match source {
-            ImageSource::Reference(name) => store.resolve(name)?,
+            ImageSource::Reference(name) => store.resolve_platform(name, platform)?,
             ImageSource::Hello => {
                 let binary = File::open(&self.options.executable).context(|| "cannot read the image `hello`")?;
                 store.hello(&binary)?

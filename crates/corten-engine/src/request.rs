@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+use corten_types::image_spec::Platform;
 use corten_types::runtime_spec::DeviceRule;
 use corten_types::shim::{Attach, LogOptions, RestartPolicy, UnhealthyAction};
 use corten_types::{Error, Result};
@@ -68,6 +69,8 @@ fn path_and_tag(text: &str) -> (PathBuf, Option<String>) {
 pub struct CreateRequest {
     /// Image or directory.
     pub source: ImageSource,
+    /// Of an image for several machines, the one for this; `None`: the one for this machine.
+    pub platform: Option<Platform>,
     /// The image's name as the user wrote it (what `ps` and `inspect` show).
     pub image_name: String,
     /// Unique name; `None` takes a random one.
@@ -157,6 +160,7 @@ impl CreateRequest {
     pub fn new(source: ImageSource, image_name: impl Into<String>) -> Self {
         Self {
             source,
+            platform: None,
             image_name: image_name.into(),
             name: None,
             command: Vec::new(),

@@ -36,6 +36,16 @@ impl Store {
         self.database().move_reference(reference, Some(&row.digest), now_ns(), cause)
     }
 
+    /// Notes that a repository elsewhere has what is here: `NAME@DIGEST`, as a pull notes it.
+    pub fn note_elsewhere(&self, repository: &Reference, target: &Digest) -> Result<()> {
+        let reference = repository.with_digest(*target);
+        if self.database().reference(&reference)?.is_some() {
+            return Ok(());
+        }
+        let row = self.lookup(&target.to_string())?;
+        self.database().move_reference(&reference, Some(&row.digest), now_ns(), "push")
+    }
+
     /// Removes a reference; the image stays. What it pointed to.
     pub fn untag(&self, reference: &Reference) -> Result<Digest> {
         let target = self

@@ -18,6 +18,8 @@ pub struct Image {
     pub config: Value,
     /// The configuration's `history`, where it has one.
     pub history: Value,
+    /// The machine that it is for; empty: this one.
+    pub architecture: String,
     /// Entries of each layer.
     pub layers: Vec<Vec<Entry>>,
     /// Whether an OCI layout carries its layers gzip-compressed.
@@ -28,7 +30,14 @@ impl Image {
     /// An image of one layer.
     pub fn new(reference: &str, entries: Vec<Entry>) -> Self {
         let config = json!({"Env": ["PATH=/usr/local/bin:/usr/bin:/bin"], "Cmd": ["sh"]});
-        Self { reference: reference.into(), config, history: Value::Null, layers: vec![entries], gzip: true }
+        Self {
+            reference: reference.into(),
+            config,
+            history: Value::Null,
+            architecture: String::new(),
+            layers: vec![entries],
+            gzip: true,
+        }
     }
 
     /// The image named `tiny:latest`: a shell and small programs of this machine.
@@ -48,6 +57,13 @@ impl Image {
     #[must_use]
     pub fn config(mut self, property: &str, value: Value) -> Self {
         self.config[property] = value;
+        self
+    }
+
+    /// The same image for another machine.
+    #[must_use]
+    pub fn architecture(mut self, name: &str) -> Self {
+        self.architecture = name.into();
         self
     }
 
@@ -138,7 +154,12 @@ impl Image {
         };
         json!({
             "created": "2026-01-02T03:04:05Z",
-            "architecture": match std::env::consts::ARCH { "x86_64" => "amd64", "aarch64" => "arm64", other => other },
+            "architecture": match (self.architecture.as_str(), std::env::consts::ARCH) {
+                ("", "x86_64") => "amd64",
+                ("", "aarch64") => "arm64",
+                ("", other) => other,
+                (chosen, _) => chosen,
+            },
             "os": "linux",
             "config": self.config,
             "rootfs": {"type": "layers", "diff_ids": diff_ids},

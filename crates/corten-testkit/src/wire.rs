@@ -101,9 +101,14 @@ impl Line {
         self.down.store(bytes, Ordering::SeqCst);
     }
 
-    /// Whether it has broken.
-    pub fn has_broken(&self) -> bool {
-        self.up.load(Ordering::SeqCst) == BROKEN || self.down.load(Ordering::SeqCst) == BROKEN
+    /// Whether it has broken for what clients sent.
+    pub fn broke_up(&self) -> bool {
+        self.up.load(Ordering::SeqCst) == BROKEN
+    }
+
+    /// Whether it has broken for what the server sent.
+    pub fn broke_down(&self) -> bool {
+        self.down.load(Ordering::SeqCst) == BROKEN
     }
 }
 

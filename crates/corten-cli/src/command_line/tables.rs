@@ -50,7 +50,8 @@ pub(crate) static PROGRAM: Command = Command {
     run: commands::documents::help,
 };
 
-pub(in crate::command_line) const TLS_VERIFY: Flag = switch("tls-verify", "Demand https with a valid certificate (default true)");
+pub(in crate::command_line) const TLS_VERIFY: Flag =
+    switch("tls-verify", "Demand https with a valid certificate (default true)");
 const MIRROR: Flag = many("mirror", "URL", "Ask this registry first");
 const PROGRESS: Flag = one("progress", "MODE", "auto, plain or json");
 const CONTENT_TRUST: Flag =

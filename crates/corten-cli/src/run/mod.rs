@@ -8,10 +8,12 @@ pub(crate) mod supervision;
 pub(crate) mod time;
 pub(crate) mod values;
 
+use corten_engine::store::import::platform;
 use corten_engine::{
     CreateRequest, ImageSource, NamespaceChoice, NamespaceMode, Namespaces, NetworkMode, Seccomp, SecurityOptions,
     is_cdi_name,
 };
+use corten_types::image_spec::Platform;
 use corten_types::{Error, ErrorKind, Reference, Result};
 
 use crate::Environment;
@@ -21,13 +23,13 @@ use crate::command_line::Parsed;
 pub(crate) fn create_request(parsed: &Parsed, environment: &Environment) -> Result<CreateRequest> {
     let (image, command) = parsed.operands.split_first().ok_or_else(|| Error::invalid("no image is named"))?;
     check_pull(parsed)?;
-    check_platform(parsed)?;
     let owned = |name: &str| parsed.last(name).filter(|value| !value.is_empty()).map(str::to_owned);
     let is_rootfs = parsed.is_on("rootfs");
     let mut request = CreateRequest::new(
         source(image, is_rootfs, environment)?,
         if is_rootfs { String::new() } else { image.clone() },
     );
+    request.platform = platform(parsed, &request.source)?;
     request.command = command.to_vec();
     request.name = owned("name");
     request.entrypoint = parsed.last("entrypoint").map(|program| match program {
@@ -99,22 +101,17 @@ fn check_pull(parsed: &Parsed) -> Result<()> {
     }
 }
 
-fn check_platform(parsed: &Parsed) -> Result<()> {
-    let architecture = match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    };
-    let here = format!("linux/{architecture}");
-    match parsed.last("platform") {
-        Some(platform)
-            if !platform.is_empty() && platform != here && platform != "linux" && platform != architecture =>
-        {
-            let message = format!("platform `{platform}` cannot run here");
-            Err(Error::new(ErrorKind::Unsupported, message).hint(format!("this machine runs `{here}`")))
-        }
-        _ => Ok(()),
+/// Which image of several; what is no image of the store is of this machine alone.
+fn platform(parsed: &Parsed, source: &ImageSource) -> Result<Option<Platform>> {
+    let Some(word) = parsed.last("platform").filter(|word| !word.is_empty()) else { return Ok(None) };
+    let wanted = platform::parse(word)?;
+    let here = platform::this_machine();
+    if !matches!(source, ImageSource::Reference(_)) && (wanted.os != "linux" || wanted.architecture != here) {
+        let message = format!("platform `{word}` cannot run here");
+        let hint = format!("this machine runs `linux/{here}`");
+        return Err(Error::new(ErrorKind::Unsupported, message).hint(hint));
     }
+    Ok(Some(wanted))
 }
 
 /// `--env-file` and `--env`, in that order.

@@ -201,7 +201,7 @@ fn wrong_values_are_refused_in_docker_s_words() {
     }
     for (line, part) in [
         ("--network bridge i", "network `bridge` is not supported yet"),
-        ("--platform plan9/mips i", "platform `plan9/mips` cannot run here"),
+        ("--platform plan9/mips host", "platform `plan9/mips` cannot run here"),
         ("-p 80 i", "the flag `--publish` is not supported yet"),
     ] {
         let error = request(line).expect_err(line);

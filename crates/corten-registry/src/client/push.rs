@@ -103,6 +103,11 @@ impl Client {
             let name = if index + 1 == count { tag.to_owned() } else { document.digest.to_string() };
             session.put_manifest(&name, &document.media_type, &document.bytes)?;
         }
+        // As docker does: the image has a digest there now, and its blobs can be mounted into other repositories. (Of a member
+        // of an index that is none of the store's own targets nothing is noted.)
+        if top == target.digest {
+            store.note_elsewhere(request.reference, &top)?;
+        }
         let size = plan.documents.last().map_or(0, |document| document.bytes.len() as u64);
         Ok(Pushed { digest: top, size, reduced })
     }

@@ -86,7 +86,7 @@ fn an_upload_whose_line_breaks_is_continued_in_a_chunk() {
         None
     });
     push(&client(), &store, &name, &format!("{}/app:1", line.host())).unwrap();
-    assert!(line.has_broken());
+    assert!(line.broke_up());
     assert_eq!(to.manifest("app", "1"), from.manifest("app", "1"));
     let chunks: Vec<_> = to.requests().into_iter().filter(|request| request.method == "PATCH").collect();
     let start = |range: &str| range.split('-').next().unwrap().parse::<usize>().unwrap();

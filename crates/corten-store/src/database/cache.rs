@@ -5,7 +5,7 @@ use corten_types::{Digest, Result};
 use rusqlite::{OptionalExtension, params};
 
 use super::repositories::{delete_unkept, insert_manifest};
-use super::{Database, RepositoryManifest, signed, unsigned};
+use super::{Database, RepositoryManifest, unsigned};
 
 /// Repositories below the prefix ?1: `0` follows `/`.
 const BELOW: &str = "repository >= ?1 || '/' AND repository < ?1 || '0'";

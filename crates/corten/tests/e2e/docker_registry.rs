@@ -111,7 +111,7 @@ fn what_goes_there_comes_back_the_same_through_logins_broken_lines_and_mounts() 
     // A push whose line breaks in the middle goes on.
     line.break_up_after(1 << 20);
     let pushed = digest(&sandbox.corten(["push", &name("team/app:1")]));
-    assert!(line.has_broken(), "the line broke");
+    assert!(line.broke_up());
     // Another repository of the same registry: nothing is sent again.
     sandbox.corten(["tag", &loaded, &name("other/app:2")]).ok();
     sandbox.corten(["push", &name("other/app:2")]).ok().shows("Mounted from team/app");
@@ -120,7 +120,7 @@ fn what_goes_there_comes_back_the_same_through_logins_broken_lines_and_mounts() 
     sandbox.corten(["rmi", "-f", &name("team/app:1"), &name("other/app:2"), &loaded]).ok();
     line.break_down_after(1 << 20);
     sandbox.corten(["pull", &name("team/app:1")]).ok().shows(&format!("Digest: {pushed}"));
-    assert!(line.has_broken());
+    assert!(line.broke_down());
     sandbox
         .corten(["run", "--rm", "--network", "none", &name("team/app:1"), "echo", "there and back"])
         .ok()

@@ -24,6 +24,7 @@ fn registry() -> (Registry, String) {
         other => panic!("tests know no platform for {other}"),
     };
     let elsewhere = Image::new("app:1", vec![Entry::file("prog", 0o755, foreign())])
+        .architecture("s390x")
         .config("Cmd", serde_json::json!(["/prog"]))
         .config("Labels", serde_json::json!({"for": "s390x"}));
     registry.add_index("app", "1", &[(here, &Image::tiny()), ("linux/s390x", &elsewhere)]);

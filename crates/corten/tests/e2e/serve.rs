@@ -17,8 +17,12 @@ struct Server {
 
 impl Server {
     fn start(sandbox: &Sandbox) -> Self {
+        Self::start_with(sandbox, &[])
+    }
+
+    fn start_with(sandbox: &Sandbox, further: &[&str]) -> Self {
         let words = ["registry", "serve", "--listen", "127.0.0.1:0", "--name", "reg.test"];
-        let mut child = sandbox.corten_command(words).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = sandbox.corten_command(words.iter().chain(further)).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let address = line.trim().strip_prefix("Registry reg.test listens on ").unwrap_or_else(|| panic!("{line:?}"));
@@ -127,6 +131,57 @@ fn a_server_that_is_killed_loses_nothing_that_it_acknowledged() {
     assert_eq!(server.ask("GET", &format!("/v2/app/blobs/{other_digest}"), b"").2, other);
     assert_eq!(server.end("-TERM"), Some(0));
     sandbox.corten(["registry", "gc", "--grace", "0s"]).ok();
+}
+
+#[test]
+fn two_hundred_uploads_at_once_are_held_in_bounded_memory() {
+    const UPLOADS: usize = 200;
+    const SIZE: usize = 1 << 20;
+    // 256 KiB being written and as much being gathered for each, and what a debug build is by itself.
+    const MEMORY_KIB_MAX: u64 = 192 * 1024;
+    let sandbox = sandbox();
+    let server = Server::start(&sandbox);
+    let content = vec![7u8; SIZE];
+    let places: Vec<String> = (0..UPLOADS).map(|_| server.start_upload()).collect();
+    // Every one of them half sent before any of them ends.
+    let mut streams: Vec<TcpStream> =
+        places.iter().map(|place| server.send("PATCH", place, &content[..SIZE / 2], SIZE)).collect();
+    for stream in &mut streams {
+        stream.write_all(&content[SIZE / 2..]).unwrap();
+    }
+    for stream in &mut streams {
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).unwrap();
+        assert!(line.starts_with("HTTP/1.1 202"), "{line}");
+    }
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.child.id())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let peak: u64 = peak.split_whitespace().next().unwrap().parse().unwrap();
+    assert!(peak <= MEMORY_KIB_MAX, "{peak} KiB");
+    for place in &places {
+        assert_eq!(server.ask("DELETE", place, b"").0, 204);
+    }
+}
+
+#[test]
+fn metrics_have_an_address_of_their_own_without_a_password() {
+    let sandbox = sandbox();
+    std::fs::write(sandbox.work().join("users"), "me:$2b$04$abcdefghijklmnopqrstuu2r9OfJnfCsdneAXAGHnS4UpFFP8WIrW\n")
+        .unwrap();
+    let socket = sandbox.work().join("metrics.sock");
+    let metrics = format!("unix:{}", socket.display());
+    let server = Server::start_with(&sandbox, &["--htpasswd", "users", "--metrics-listen", &metrics]);
+    assert_eq!(server.ask("GET", "/metrics", b"").0, 401, "the registry's own address asks for a password");
+    let ask = |path: &str| {
+        let mut stream = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    let page = ask("/metrics");
+    assert!(page.starts_with("HTTP/1.1 200") && page.contains("corten_registry_requests_total"), "{page}");
+    assert!(ask("/v2/").starts_with("HTTP/1.1 404"), "and nothing else is there");
 }
 
 #[test]
