@@ -127,8 +127,7 @@ fn join(client: TcpStream, server: TcpStream, up: &AtomicU64, down: &AtomicU64) 
 fn copy(from: &TcpStream, to: &TcpStream, left: &AtomicU64) {
     let (mut input, mut output) = (from, to);
     let mut buffer = vec![0; 16 * 1024];
-    loop {
-        let Ok(count) = input.read(&mut buffer) else { break };
+    while let Ok(count) = input.read(&mut buffer) {
         if count == 0 || output.write_all(&buffer[..count]).is_err() {
             break;
         }

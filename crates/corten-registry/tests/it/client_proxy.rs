@@ -20,9 +20,7 @@ fn behind() -> Behind {
     registry.add_image("app", "1", &image(200_000));
     let directory = tempfile::tempdir().unwrap();
     let host = format!("registry.test:{}", registry.port());
-    let folder = directory.path().join("certs.d").join(&host);
-    std::fs::create_dir_all(&folder).unwrap();
-    std::fs::write(folder.join("ca.crt"), authority.pem()).unwrap();
+    corten_testkit::authority::trust(&directory.path().join("certs.d"), &host, authority.pem());
     Behind { registry, directory, host }
 }
 

@@ -37,9 +37,7 @@ fn try_pull(client: &Client, host: &str) -> Result<(), Error> {
 }
 
 fn trust(directory: &Path, host: &str, certificate: &str) {
-    let folder = directory.join("certs.d").join(host);
-    std::fs::create_dir_all(&folder).unwrap();
-    std::fs::write(folder.join("ca.crt"), certificate).unwrap();
+    corten_testkit::authority::trust(&directory.join("certs.d"), host, certificate);
 }
 
 #[test]

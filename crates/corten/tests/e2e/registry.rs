@@ -268,3 +268,36 @@ fn an_unsigned_image_is_refused_by_name_where_the_policy_asks() {
     std::fs::write(directory.join("policy.toml"), "[[rule]]\nprefix = 1").unwrap();
     sandbox.corten(["pull", &registry.name("app:1")]).code(1).complains("policy.toml");
 }
+
+#[test]
+fn a_short_name_means_an_alias_or_the_first_searched_registry_that_has_it() {
+    let (first, second) = (Registry::start(), Registry::start());
+    second.add_image("tiny", "1", &Image::tiny());
+    second.add_image("team/tool", "2", &Image::tiny());
+    let sandbox = sandbox();
+    let directory = sandbox.path().join("home/.config/corten");
+    std::fs::create_dir_all(&directory).unwrap();
+    let conf = format!(
+        "unqualified-search-registries = [\"{}\", \"{}\"]\n[aliases]\n\"tool\" = \"{}\"\n",
+        first.host(),
+        second.host(),
+        second.name("team/tool")
+    );
+    std::fs::write(directory.join("registries.conf"), conf).unwrap();
+    sandbox.corten(["pull", "-q", "tiny:1"]).ok().prints(&second.name("tiny:1"));
+    assert!(first.count("/v2/tiny/manifests/1") > 0, "asked first");
+    // `run` goes on under the short name.
+    sandbox.corten(["run", "--rm", "--network", "none", "tool:2", "echo", "a tool"]).ok().prints("a tool");
+    assert_eq!(first.count("tool"), 0, "an alias is one place");
+    sandbox
+        .corten(["run", "--rm", "--network", "none", "--pull", "never", "tool:2", "echo", "kept"])
+        .ok()
+        .prints("kept");
+    sandbox.corten(["pull", "nothing:1"]).code(1).complains("manifest unknown");
+    // A blocked registry is asked nothing.
+    let blocked = format!("[[registry]]\nlocation = \"{}\"\nblocked = true\n", second.host());
+    std::fs::write(directory.join("registries.conf"), blocked).unwrap();
+    second.forget_requests();
+    sandbox.corten(["pull", &second.name("tiny:1")]).code(1).complains("is blocked");
+    assert!(second.requests().is_empty());
+}
