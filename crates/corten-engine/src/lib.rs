@@ -57,7 +57,7 @@ pub use detach_keys::DetachKeys;
 pub use engine::{Created, Engine, EngineOptions};
 pub use events::{EventFilter, Followed};
 pub use exec::ExecRequest;
-pub use image::{DiskUsage, ImportRequest, PruneRequest, Pruned};
+pub use image::{DiskUsage, ImportRequest, PruneRequest, Pruned, RemoveRequest};
 pub use image_mount::ImageMount;
 pub use info::{Info, Version};
 pub use lifecycle::UpdateRequest;

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -17,6 +17,9 @@ use sha2::Digest as _;
 use crate::disk::{Disk, random_name, storing};
 use crate::lease::Lease;
 use crate::lock::retry;
+
+/// Bytes that are copied at a time.
+const COPY_SIZE: usize = 256 * 1024;
 
 /// A running hash.
 #[derive(Debug, Clone)]
@@ -206,22 +209,35 @@ impl Staged {
         let dir = disk.part(&folder(expected))?;
         let linked = match &self.named {
             Some(named) => linkat(named.ingest.as_fd(), &*named.name, dir.as_fd(), &*expected.hex(), AtFlags::empty()),
-            None => link_unnamed(&self.file, &dir, &expected.hex()),
+            None => link(&self.file, dir.as_fd(), &expected.hex()),
         };
         match linked {
             // Another process was faster with the same bytes.
             Ok(()) | Err(Errno::EXIST) => Ok(()),
+            // It was a layer's tar too, and that layer went: a file that lost its last name gets no other.
+            Err(Errno::NOENT) if self.named.is_none() => self.copied(disk)?.name(lease, expected),
             Err(errno) => Err(errno).call(|| format!("linkat(<ingest>, {:?})", expected.hex())),
         }
     }
 }
 
-/// A name for an unnamed file. The direct way wants a capability or a new kernel; the way through /proc wants /proc.
-fn link_unnamed(file: &File, dir: &Root, name: &str) -> rustix::io::Result<()> {
-    match linkat(file.as_fd(), c"", dir.as_fd(), name, AtFlags::EMPTY_PATH) {
+impl Staged {
+    /// The same bytes in a file of their own.
+    fn copied(&self, disk: &Disk) -> Result<Self> {
+        let mut ingest = Ingest::new(disk, self.digest.algorithm())?;
+        let reader = FileReader::new(Arc::clone(&self.file));
+        ingest.copy(&mut io::BufReader::with_capacity(COPY_SIZE, reader), self.size)?;
+        ingest.finish()
+    }
+}
+
+/// A name, perhaps one more, for an open file. The direct way wants a capability or a new kernel; the way through /proc
+/// wants /proc.
+pub(crate) fn link(file: &File, dir: BorrowedFd<'_>, name: &str) -> rustix::io::Result<()> {
+    match linkat(file.as_fd(), c"", dir, name, AtFlags::EMPTY_PATH) {
         Err(Errno::NOENT | Errno::PERM | Errno::INVAL) => {
             let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-            linkat(CWD, path, dir.as_fd(), name, AtFlags::SYMLINK_FOLLOW)
+            linkat(CWD, path, dir, name, AtFlags::SYMLINK_FOLLOW)
         }
         result => result,
     }

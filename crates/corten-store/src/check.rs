@@ -226,14 +226,37 @@ impl Store {
                 State::Missing => continue,
             };
             damaged.insert(digest);
-            if repair && outcome == Outcome::Found {
-                quarantine(self.disk(), &format!("blobs/{}/{}", digest.algorithm().as_str(), digest.hex()))?;
-                outcome = Outcome::Quarantined;
-            }
             let images = users.get(&digest).cloned().unwrap_or_default();
+            if outcome == Outcome::Found {
+                let layers = self.layers_made_of(&digest)?;
+                if repair {
+                    quarantine(self.disk(), &blob_path(&digest))?;
+                    outcome = Outcome::Quarantined;
+                }
+                for key in layers {
+                    if repair {
+                        self.database().remove_layer(&key)?;
+                        quarantine(self.disk(), &format!("layers/{key}"))?;
+                    }
+                    let (what, found) = (format!("layer {key}"), format!("it is made of the damaged blob {digest}"));
+                    checked.damage.push(Damage { what, found, outcome, images: images.clone() });
+                }
+            }
             checked.damage.push(Damage { what: format!("blob {digest}"), found, outcome, images });
         }
         Ok(damaged)
+    }
+
+    /// Unpacked layers whose content is the blob's own file.
+    fn layers_made_of(&self, digest: &Digest) -> Result<Vec<String>> {
+        let root = self.disk().root();
+        let Ok(blob) = root.stat_nofollow(blob_path(digest)) else { return Ok(Vec::new()) };
+        let mut keys = self.database().layer_keys()?;
+        keys.retain(|key| {
+            let tar = root.stat_nofollow(format!("layers/{key}/{}", corten_fs::overlay::DATA));
+            tar.is_ok_and(|tar| (tar.st_dev, tar.st_ino) == (blob.st_dev, blob.st_ino))
+        });
+        Ok(keys)
     }
 
     /// Unpacks each layer of an image once more and compares it with what is used.
@@ -314,6 +337,10 @@ fn state_of(disk: &Disk, digest: &Digest, checked: &mut Checked) -> Result<State
     }
     let found = hasher.finish()?;
     if found == *digest { Ok(State::Whole) } else { Ok(State::Damaged(format!("its content is {found}"))) }
+}
+
+fn blob_path(digest: &Digest) -> String {
+    format!("blobs/{}/{}", digest.algorithm().as_str(), digest.hex())
 }
 
 /// Every blob that is named.

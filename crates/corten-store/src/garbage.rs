@@ -42,11 +42,14 @@ pub(crate) fn collect(disk: &Disk, database: &Database) -> Result<Collected> {
     }
     for digest in &blobs {
         let path = format!("blobs/{}/{}", digest.algorithm().as_str(), digest.hex());
-        let size = match disk.root().stat_nofollow(&path) {
+        let stat = match disk.root().stat_nofollow(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => continue,
-            result => result?.st_size,
+            result => result?,
         };
-        collected.bytes += u64::try_from(size).unwrap_or(0);
+        // Its other name is the tar of a layer, which is counted there.
+        if stat.st_nlink < 2 {
+            collected.bytes += u64::try_from(stat.st_size).unwrap_or(0);
+        }
         disk.discard(&path)?;
     }
     collected.layers = layers;

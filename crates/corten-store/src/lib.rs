@@ -11,6 +11,7 @@
 //! ROOT/trash/               what was removed and waits to be deleted in the background
 //! ROOT/locks/               one file per blob being fetched or unpacked; the directory itself is the lock of collection
 //! ROOT/quarantine/          what `fsck` found damaged; made when it first is
+//! ROOT/names              each reference and its digest once more, for a database that cannot be read any more
 //! ROOT/db.sqlite            images, indexes, artifacts, references with their history, layers, pins, a registry's repositories
 //! ```
 //!
@@ -21,6 +22,7 @@ mod blob;
 mod cache;
 mod check;
 mod compare;
+mod compress;
 mod content;
 mod database;
 mod disk;
@@ -48,9 +50,10 @@ pub use add::{NewImageRequest, RawDocument, Unpack};
 pub use blob::{Ingest, Staged};
 pub use check::{Checked, Damage, Outcome};
 pub use compare::{Change, Difference};
+pub use compress::Compress;
 pub use corten_fs::overlay::Overlay;
 pub use database::{Kind, Move, RepositoryManifest, RepositoryUsage};
-pub use export::SaveRequest;
+pub use export::{SaveRequest, Scratch};
 pub use garbage::Collected;
 pub use image::{Image, Layer, Target};
 pub use import::{LoadedImage, RootfsRequest, Source, platform};

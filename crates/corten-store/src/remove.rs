@@ -101,6 +101,15 @@ impl Store {
     /// identifier deletes the image. `Conflict` while a container uses it, or while several repositories name an
     /// identifier, unless `force`.
     pub fn remove(&self, name: &str, force: bool) -> Result<Removed> {
+        let mut removed = self.remove_named(name, force)?;
+        if removed.deleted.is_some() {
+            removed.collected = self.collect_garbage()?;
+        }
+        Ok(removed)
+    }
+
+    /// As [`Store::remove`]; what the image consisted of stays until the next collection.
+    pub fn remove_named(&self, name: &str, force: bool) -> Result<Removed> {
         let row = self.top_of(self.lookup(name)?)?;
         let target = self.target_of(row.clone())?;
         let references = &target.references;
@@ -137,20 +146,19 @@ impl Store {
             self.sync()?;
         }
         let untagged = self.database().remove(&row.digest, now_ns())?;
-        let collected = self.collect_garbage()?;
-        Ok(Removed { untagged, deleted: Some(id), collected })
+        Ok(Removed { untagged, deleted: Some(id), ..Removed::default() })
     }
 
-    /// Removes one image of an index; the index and its names stay while another of its images is here.
+    /// Removes one image of an index; the index and its names stay while another of its images is here. What it consisted
+    /// of stays until the next collection.
     pub fn remove_platform(&self, name: &str, platform: &Platform) -> Result<Removed> {
         let row = self.top_of(self.lookup(name)?)?;
         let image = self.resolve_platform(name, Some(platform))?;
         if row.kind != Kind::Index || self.images_of(&row.digest)?.len() < 2 {
-            return self.remove(name, true);
+            return self.remove_named(name, true);
         }
         self.database().remove_member(&row.digest, &image.manifest)?;
-        let collected = self.collect_garbage()?;
-        Ok(Removed { untagged: Vec::new(), deleted: Some(image.id), collected })
+        Ok(Removed { deleted: Some(image.id), ..Removed::default() })
     }
 
     /// What stays by itself of what keeps a document: itself, or an index that it is a member of.

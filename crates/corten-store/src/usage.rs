@@ -53,7 +53,8 @@ impl Store {
             for (name, stat) in entries(&dir)? {
                 let size = disk_size(&dir, &name, &stat, &mut seen)?;
                 usage.images += size;
-                by_part.insert(name.to_string_lossy().into_owned(), size);
+                // A plain layer and its blob have one name.
+                *by_part.entry(name.to_string_lossy().into_owned()).or_default() += size;
             }
         }
         let snapshots = self.disk().root().open("snapshots", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;

@@ -69,8 +69,14 @@ const PULL: &[Flag] = &[
     TLS_VERIFY,
 ];
 
+const COMPRESSION_FORMAT: Flag =
+    one("compression-format", "FORMAT", "Compress layers that are plain here: gzip or zstd [default: as they are]");
+const COMPRESSION_LEVEL: Flag = one("compression-level", "LEVEL", "1 to 9 for gzip, 1 to 20 for zstd");
+
 const PUSH: &[Flag] = &[
     switch("all-tags", "Push every tag of the repository").short('a'),
+    COMPRESSION_FORMAT,
+    COMPRESSION_LEVEL,
     CONTENT_TRUST,
     one("platform", "OS/ARCH[/VARIANT]", "Push the image of this platform alone"),
     PROGRESS,
@@ -168,7 +174,7 @@ const RM: &[Flag] = &[
 
 const RMI: &[Flag] = &[
     switch("force", "Remove even where several names or stopped containers need it").short('f'),
-    switch("no-prune", "Keep untagged parents, as is done without it: no image has a parent of its own here"),
+    switch("no-prune", "Keep what the image consisted of until the next removal or prune"),
     one("platform", "OS/ARCH", "Remove only this platform"),
 ];
 
@@ -385,9 +391,13 @@ SOURCE and DESTINATION are one of
   store:NAME                     the images here
   oci:DIR[:TAG]                  an OCI layout
   dir:DIR                        skopeo's plain directory
-  oci-archive:FILE[:TAG]         a source only
-  docker-archive:FILE[:NAME:TAG] a source only",
-        ..command(&["copy"], "Copy an image between registries, the store and directories", commands::copy::run)
+  oci-archive:FILE[:TAG]         a tar of an OCI layout
+  docker-archive:FILE[:NAME:TAG] what `docker load` and `podman load` read",
+        ..command(
+            &["copy"],
+            "Copy an image between registries, the store, directories and archives",
+            commands::copy::run,
+        )
     },
     Command {
         operands: "NAME[:TAG] [FILE[:TYPE]...]",

@@ -1,11 +1,14 @@
 //! `corten copy`: skopeo's, with the store as one more place.
 
+use std::path::PathBuf;
+
 use corten_engine::store::import::platform;
-use corten_engine::store::{self, Store};
+use corten_engine::store::{self, Scratch, Store};
 use corten_registry::client::{CopyRequest, Place};
-use corten_types::{Error, ErrorKind, Reference, Result};
+use corten_types::{Error, Reference, Result};
 
 use super::Context;
+use super::save::Out;
 use crate::Failure;
 use crate::command_line::Parsed;
 use crate::progress::{Output, Progress};
@@ -16,10 +19,6 @@ pub(crate) fn run(context: &mut Context<'_>, parsed: &Parsed) -> Result<u8, Fail
     let base = context.environment.working_directory.clone();
     let from = Place::parse(&parsed.operands[0], &base)?;
     let to = Place::parse(&parsed.operands[1], &base)?;
-    if matches!(to, Place::OciArchive(..) | Place::DockerArchive(..)) {
-        let error = Error::new(ErrorKind::Unsupported, "an archive is not written by `copy`");
-        return Err(error.hint("pull the image and write it with `corten save -o FILE NAME`").into());
-    }
     let progress = Progress::new(parsed, Output::Out)?;
     let platform = parsed.last("platform").filter(|text| !text.is_empty()).map(platform::parse).transpose()?;
     let engine = context.engine()?;
@@ -35,9 +34,10 @@ pub(crate) fn run(context: &mut Context<'_>, parsed: &Parsed) -> Result<u8, Fail
         }
         place => place,
     };
+    let archive = Archive::of(&to, store, parsed.is_on("all"))?;
     let request = CopyRequest {
         from: &from,
-        to: &to,
+        to: archive.as_ref().map_or(&to, |archive| &archive.layout),
         all: parsed.is_on("all"),
         platform: platform.as_ref(),
         policy: &policy,
@@ -48,6 +48,9 @@ pub(crate) fn run(context: &mut Context<'_>, parsed: &Parsed) -> Result<u8, Fail
     progress.finish();
     let digest = digest
         .map_err(|error| error.context(format!("cannot copy `{}` to `{}`", parsed.operands[0], parsed.operands[1])))?;
+    if let Some(archive) = archive {
+        archive.write()?;
+    }
     progress.line(&format!("Digest: {digest}"))?;
     Ok(0)
 }
@@ -55,4 +58,40 @@ pub(crate) fn run(context: &mut Context<'_>, parsed: &Parsed) -> Result<u8, Fail
 /// An archive's image goes by the store: kept there by its digest, as what is run from an archive is.
 fn imported(store: &Store, source: &store::Source) -> Result<Place> {
     Ok(Place::Store(store.import(source)?.manifest.to_string()))
+}
+
+/// An archive to be: a layout that is made first, and then written as one file.
+struct Archive {
+    layout: Place,
+    scratch: Scratch,
+    file: PathBuf,
+    /// The names that docker's description gives the image; nothing for an oci-archive.
+    docker: Option<Vec<String>>,
+}
+
+impl Archive {
+    fn of(to: &Place, store: &Store, all: bool) -> Result<Option<Self>> {
+        let (file, tag, docker) = match to {
+            Place::OciArchive(file, tag) => (file.clone(), tag.clone(), None),
+            Place::DockerArchive(..) if all => {
+                return Err(Error::invalid("a docker-archive holds the image of one platform, not `--all`"));
+            }
+            Place::DockerArchive(file, name) => {
+                let name = name.as_deref().map(Reference::parse).transpose()?;
+                (file.clone(), None, Some(name.iter().map(Reference::familiar).collect()))
+            }
+            _ => return Ok(None),
+        };
+        let scratch = store.scratch()?;
+        let layout = Place::Oci(scratch.path().to_owned(), tag);
+        Ok(Some(Self { layout, scratch, file, docker }))
+    }
+
+    fn write(self) -> Result<()> {
+        let out = Out::at(&self.file)?;
+        self.scratch
+            .archive_layout(self.docker.as_deref(), out.file())
+            .map_err(|error| error.context(format!("cannot write `{}`", self.file.display())))?;
+        out.finish()
+    }
 }

@@ -39,6 +39,7 @@ use std::io::Write;
 
 use corten_docker::template::{Template, Value};
 use corten_engine::Engine;
+use corten_engine::store::Compress;
 use corten_types::image_spec::Platform;
 use corten_types::{Error, Result};
 use jiff::Timestamp;
@@ -98,6 +99,17 @@ pub(crate) fn platform(parsed: &Parsed) -> Result<Option<Platform>> {
         [one] if one.is_empty() => Ok(None),
         [one] => corten_engine::store::platform::parse(one).map(Some),
         _ => Err(Error::invalid("`--platform` is given several times").hint("name one platform a command")),
+    }
+}
+
+/// How plain layers are compressed, where `--compression-format` says so.
+pub(crate) fn compress(parsed: &Parsed) -> Result<Option<Compress>> {
+    let given = |flag| parsed.last(flag).filter(|text: &&str| !text.is_empty());
+    match (given("compression-format"), given("compression-level")) {
+        (Some(format), level) => Compress::parse(format, level).map(Some),
+        (None, Some(_)) => Err(Error::invalid("`--compression-level` is given without `--compression-format`")
+            .hint("the forms are `gzip` and `zstd`")),
+        (None, None) => Ok(None),
     }
 }
 

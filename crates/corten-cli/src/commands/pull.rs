@@ -31,6 +31,7 @@ pub(crate) fn run(context: &mut Context<'_>, parsed: &Parsed) -> Result<u8, Fail
     let puller =
         Puller { client: &client, store: engine.store(), policy: &policy, platforms: &platforms, progress: &progress };
     let pulled = if all_tags { puller.all_tags(name)? } else { puller.one(name)? };
+    engine.do_chores_in_background()?;
     if progress.is_quiet() || !all_tags {
         context.print(&format!("{pulled}\n"))?;
     }

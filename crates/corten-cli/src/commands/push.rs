@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use corten_engine::store::Store;
 use corten_engine::store::import::platform;
+use corten_engine::store::{Compress, Store};
 use corten_registry::client::{Client, PushRequest, Step};
 use corten_types::image_spec::Platform;
 use corten_types::{Error, ErrorKind, Reference, Result};
@@ -19,6 +19,7 @@ pub(crate) fn run(context: &mut Context<'_>, parsed: &Parsed) -> Result<u8, Fail
     let name = &parsed.operands[0];
     let progress = Progress::new(parsed, Output::Out)?;
     let platform = parsed.last("platform").filter(|text| !text.is_empty()).map(platform::parse).transpose()?;
+    let compress = super::compress(parsed)?;
     let named = Reference::parse_name(name).map_err(|error| error.context("invalid reference format"))?;
     if named.digest().is_some() {
         return Err(Error::invalid("cannot push a digest reference").into());
@@ -36,7 +37,7 @@ pub(crate) fn run(context: &mut Context<'_>, parsed: &Parsed) -> Result<u8, Fail
     let client = registries::client(context.environment, parsed)?;
     progress.line(&format!("The push refers to repository [{}]", named.repository()))?;
     for reference in &references {
-        push(context, &client, store, reference, platform.as_ref(), &progress)?;
+        push(context, &client, store, reference, (platform.as_ref(), compress), &progress)?;
     }
     if progress.is_quiet() {
         let name = if all { named.repository() } else { references[0].to_string() };
@@ -50,7 +51,7 @@ fn push(
     client: &Client,
     store: &Store,
     reference: &Reference,
-    platform: Option<&Platform>,
+    (platform, compress): (Option<&Platform>, Option<Compress>),
     progress: &Progress,
 ) -> Result<()> {
     let source = reference.to_string();
@@ -60,7 +61,7 @@ fn push(
         return Err(Error::new(ErrorKind::NotFound, message).hint("`corten images` lists what is here"));
     }
     let watch = |digest: &corten_types::Digest, step: Step| progress.step(digest, step);
-    let pushed = client.push(store, &PushRequest { source: &source, reference, platform, watch: &watch });
+    let pushed = client.push(store, &PushRequest { source: &source, reference, platform, compress, watch: &watch });
     progress.finish();
     let pushed = pushed?;
     let tag = reference.tag().unwrap_or("latest");

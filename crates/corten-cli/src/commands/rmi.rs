@@ -1,5 +1,6 @@
 //! `corten rmi`
 
+use corten_engine::RemoveRequest;
 use corten_types::Result;
 
 use super::{Context, platform};
@@ -11,9 +12,11 @@ pub(crate) fn run(context: &mut Context<'_>, parsed: &Parsed) -> Result<u8, Fail
     let platform = platform(parsed)?;
     let engine = context.engine()?;
     let force = parsed.is_on("force");
+    let prune = !parsed.is_on("no-prune");
+    let request = |name| RemoveRequest { name, force, platform: platform.as_ref(), prune };
     let mut code = 0;
     for name in &parsed.operands {
-        match engine.remove_image(name, force, platform.as_ref()) {
+        match engine.remove_image(&request(name)) {
             Ok(removed) => {
                 for reference in &removed.untagged {
                     context.print(&format!("Untagged: {}\n", reference.familiar()))?;

@@ -38,7 +38,7 @@ pub(crate) fn export(context: &mut Context<'_>, parsed: &Parsed) -> Result<u8, F
 }
 
 /// Where an archive goes: standard output, or a file that appears only once it is whole.
-struct Out {
+pub(super) struct Out {
     file: File,
     beside: Option<(PathBuf, PathBuf)>,
 }
@@ -54,7 +54,12 @@ impl Out {
             let file = rustix::stdio::stdout().try_clone_to_owned().context(|| "cannot duplicate standard output")?;
             return Ok(Self { file: file.into(), beside: None });
         };
-        let path = context.environment.absolute(path);
+        Self::at(&context.environment.absolute(path))
+    }
+
+    /// Starts to write `path`.
+    pub(super) fn at(path: &Path) -> Result<Self> {
+        let path = path.to_owned();
         let named = || format!("cannot write `{}`", path.display());
         // A device or a pipe is written to as it is; only a regular file is replaced.
         if path.metadata().is_ok_and(|found| !found.is_file()) {
@@ -66,11 +71,12 @@ impl Out {
         Ok(Self { file, beside: Some((beside, path)) })
     }
 
-    fn file(&self) -> &File {
+    pub(super) fn file(&self) -> &File {
         &self.file
     }
 
-    fn finish(mut self) -> Result<()> {
+    /// Gives the file its name.
+    pub(super) fn finish(mut self) -> Result<()> {
         let Some((beside, path)) = self.beside.take() else { return Ok(()) };
         std::fs::rename(&beside, &path).context(|| format!("cannot write `{}`", path.display()))
     }

@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use corten_store::{LoadedImage, RootfsRequest, platform};
+use corten_store::{Compress, LoadedImage, RootfsRequest, platform};
 use corten_types::image_spec::{ContainerConfig, History, ImageConfig, Platform, RootFs};
 use corten_types::{Reference, Result};
 
@@ -18,6 +18,8 @@ pub struct ImportRequest {
     pub message: String,
     /// What the image is for; without it, this machine.
     pub platform: Option<Platform>,
+    /// How its layer is compressed, where the archive is plain.
+    pub compress: Option<Compress>,
     /// Its name.
     pub reference: Option<Reference>,
 }
@@ -44,12 +46,17 @@ impl Engine {
             rootfs: RootFs::default(),
             history: Vec::new(),
         };
-        let reference = request.reference;
-        self.store().import_rootfs(archive, RootfsRequest { config, step, reference, cause: "import" })
+        let (reference, compress) = (request.reference, request.compress);
+        self.store().import_rootfs(archive, RootfsRequest { config, step, reference, compress, cause: "import" })
     }
 
     /// Makes an image of one layer that has the root and the configuration of another.
-    pub fn squash_image(&self, name: &str, reference: Option<Reference>) -> Result<LoadedImage> {
+    pub fn squash_image(
+        &self,
+        name: &str,
+        reference: Option<Reference>,
+        compress: Option<Compress>,
+    ) -> Result<LoadedImage> {
         let image = self.store().resolve(name)?;
         let view = self.store().view_image(&image)?;
         let steps = image.config.history.len();
@@ -62,7 +69,7 @@ impl Engine {
         std::thread::scope(|scope| {
             let written =
                 scope.spawn(move || view.write_tar(std::io::BufWriter::with_capacity(256 * 1024, writer)).map(drop));
-            let request = RootfsRequest { config, step, reference, cause: "squash" };
+            let request = RootfsRequest { config, step, reference, compress, cause: "squash" };
             let made = self.store().import_rootfs(reader, request);
             let written = written.join().unwrap_or_else(|_| {
                 Err(corten_types::Error::new(

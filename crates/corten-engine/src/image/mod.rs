@@ -7,5 +7,5 @@ mod remove;
 mod usage;
 
 pub use import::ImportRequest;
-pub use remove::{PruneRequest, Pruned};
+pub use remove::{PruneRequest, Pruned, RemoveRequest};
 pub use usage::DiskUsage;

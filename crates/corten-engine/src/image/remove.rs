@@ -23,6 +23,19 @@ pub struct PruneRequest {
     pub labels_not: Vec<(String, Option<String>)>,
 }
 
+/// What [`Engine::remove_image`] removes.
+#[derive(Debug, Clone, Copy)]
+pub struct RemoveRequest<'a> {
+    /// A name or an identifier.
+    pub name: &'a str,
+    /// Even where several names or stopped containers need it.
+    pub force: bool,
+    /// Of several platforms, this one alone.
+    pub platform: Option<&'a Platform>,
+    /// Without it, what the image consisted of stays until the next removal or prune.
+    pub prune: bool,
+}
+
 /// What [`Engine::prune_images`] removed.
 #[derive(Debug, Clone, Default)]
 pub struct Pruned {
@@ -35,7 +48,16 @@ pub struct Pruned {
 impl Engine {
     /// Removes what `name` means, as docker's `rmi` does. An image that a container uses stays: `Conflict`, unless `force`
     /// and none of them runs. With `platform` only that image of several goes.
-    pub fn remove_image(&self, name: &str, force: bool, platform: Option<&Platform>) -> Result<Removed> {
+    pub fn remove_image(&self, request: &RemoveRequest<'_>) -> Result<Removed> {
+        let mut removed = self.remove_named(request)?;
+        if request.prune && removed.deleted.is_some() {
+            removed.collected = self.store().collect_garbage()?;
+        }
+        Ok(removed)
+    }
+
+    fn remove_named(&self, request: &RemoveRequest<'_>) -> Result<Removed> {
+        let RemoveRequest { name, force, platform, .. } = *request;
         if let Some(platform) = platform {
             let image = self.store().resolve_platform(name, Some(platform))?;
             self.check_unused(&image, force, false)?;
@@ -54,7 +76,7 @@ impl Engine {
                 }
             }
         }
-        self.store().remove(name, force)
+        self.store().remove_named(name, force)
     }
 
     /// Whether a running container uses the image and its removal was forced by name; an error where a container forbids

@@ -21,6 +21,7 @@ mod certificates;
 mod challenge;
 mod copy;
 pub mod credentials;
+mod fetch;
 pub mod helper;
 mod layout;
 pub mod lists;

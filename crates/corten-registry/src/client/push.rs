@@ -4,8 +4,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use corten_store::Store;
 use corten_store::import::platform;
+use corten_store::{Compress, Store};
 use corten_types::image_spec::{Descriptor, Document, Platform};
 use corten_types::{Context, Digest, Error, ErrorKind, Reference, Result};
 
@@ -30,6 +30,8 @@ pub struct PushRequest<'a> {
     pub reference: &'a Reference,
     /// One platform's image alone.
     pub platform: Option<&'a Platform>,
+    /// How layers are compressed that are plain here.
+    pub compress: Option<Compress>,
     /// Hears of the blobs.
     pub watch: Watch<'a>,
 }
@@ -89,6 +91,13 @@ impl Client {
             reduced = Some((top, only.manifest));
             (plan, top) = (Plan::default(), only.manifest);
             plan.add(store, &top, None, 0)?;
+        }
+        if let (Some(compress), Some(document)) = (request.compress, plan.documents.last()) {
+            let (compressed, media_type) = store.compressed(&lease, &top, &document.media_type, compress)?;
+            if compressed != top {
+                (plan, top) = (Plan::default(), compressed);
+                plan.add(store, &top, Some(&media_type), 0)?;
+            }
         }
         for digest in plan.blobs.iter().map(|blob| &blob.digest).chain(plan.documents.iter().map(|d| &d.digest)) {
             if !lease.keep(digest)? {

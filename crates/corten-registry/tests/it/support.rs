@@ -60,7 +60,8 @@ pub(crate) fn pull(client: &Client, store: &Store, name: &str) -> Result<Pulled>
 
 pub(crate) fn push(client: &Client, store: &Store, source: &str, name: &str) -> Result<Pushed> {
     let reference = Reference::parse(name).unwrap();
-    client.push(store, &PushRequest { source, reference: &reference, platform: None, watch: &|_, _| {} })
+    client
+        .push(store, &PushRequest { source, reference: &reference, platform: None, compress: None, watch: &|_, _| {} })
 }
 
 /// Bytes that do not compress.

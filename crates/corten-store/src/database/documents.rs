@@ -109,7 +109,11 @@ impl Database {
                 move_reference(transaction, &reference.to_string(), Some(&target), added_ns, new.cause)?;
             }
             Ok(())
-        })
+        })?;
+        if !new.references.is_empty() {
+            self.write_names();
+        }
+        Ok(())
     }
 
     /// A document by its digest.
@@ -218,6 +222,9 @@ impl Database {
             transaction.execute("UPDATE document SET top = 0 WHERE digest = ?1", [&target])?;
             drop_unkept(transaction)
         })?;
+        if !references.is_empty() {
+            self.write_names();
+        }
         Ok(references)
     }
 

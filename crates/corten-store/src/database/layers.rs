@@ -43,9 +43,10 @@ impl Database {
         .transpose()
     }
 
-    /// Writes an unpacked layer, and the blob that it came from.
+    /// Writes an unpacked layer, and the blob that it came from. Not synced: an image's row, written behind it, is; a
+    /// layer without a row is unpacked again.
     pub(crate) fn add_layer(&self, layer: &LayerRow, diff_id: &Digest, blob: &Digest) -> Result<()> {
-        self.commit(|transaction| {
+        self.note(|transaction| {
             transaction.execute(
                 "INSERT OR REPLACE INTO layer (key, diff_id, size, entries, has_root, opaque_root, squashed,
                      devices_skipped, boot, synced, form, disk_size, index_digest)
@@ -72,7 +73,7 @@ impl Database {
 
     /// Notes which diff id a blob unfolds to.
     pub(crate) fn note_blob(&self, blob: &Digest, diff_id: &Digest) -> Result<()> {
-        self.commit(|transaction| note_blob(transaction, blob, diff_id))
+        self.note(|transaction| note_blob(transaction, blob, diff_id))
     }
 
     /// The diff id that a blob is known to unfold to.
@@ -95,7 +96,7 @@ impl Database {
 
     /// Notes that layers are on the disk.
     pub(crate) fn mark_synced(&self, keys: &[String]) -> Result<()> {
-        self.commit(|transaction| {
+        self.note(|transaction| {
             for key in keys {
                 transaction.execute("UPDATE layer SET synced = 1 WHERE key = ?1", [key])?;
             }

@@ -4,6 +4,7 @@
 mod cache;
 mod documents;
 mod layers;
+mod names;
 mod pins;
 mod references;
 mod repositories;
@@ -61,6 +62,15 @@ impl Database {
         })
     }
 
+    /// As [`Database::commit`], but not synced: a power cut may take it back, no other crash does. The next synced commit
+    /// makes it durable too. For what can be made again.
+    fn note<T>(&self, work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>) -> Result<T> {
+        self.with(|connection| connection.pragma_update(None, "synchronous", "NORMAL"))?;
+        let result = self.commit(work);
+        self.with(|connection| connection.pragma_update(None, "synchronous", "FULL"))?;
+        result
+    }
+
     fn open(&self) -> Result<Connection> {
         // Made here, because SQLite would make it readable for everybody; its log and index take the same mode. By mknod:
         // closing any descriptor of the file would release the locks that SQLite holds on it in this process.
@@ -116,8 +126,17 @@ impl Database {
         Ok((found != "ok").then_some(found))
     }
 
-    /// The names that a damaged file still gives.
+    /// The names that a damaged database still gives, and those that lie beside it.
     pub(crate) fn salvaged_references(&self) -> Vec<(Reference, Digest)> {
+        let mut found = self.readable_references();
+        let beside = self.read_names();
+        found.extend(
+            beside.into_iter().filter(|(name, _)| !found.iter().any(|(known, _)| known == name)).collect::<Vec<_>>(),
+        );
+        found
+    }
+
+    fn readable_references(&self) -> Vec<(Reference, Digest)> {
         let read = |connection: &Connection| {
             let mut found = Vec::new();
             let Ok(mut query) = connection.prepare("SELECT name, target FROM reference") else { return found };

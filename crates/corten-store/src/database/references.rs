@@ -26,7 +26,10 @@ impl Database {
         cause: &str,
     ) -> Result<()> {
         let target = target.map(Digest::to_string);
-        self.commit(|transaction| move_reference(transaction, &reference.to_string(), target.as_deref(), now_ns, cause))
+        let name = reference.to_string();
+        self.commit(|transaction| move_reference(transaction, &name, target.as_deref(), now_ns, cause))?;
+        self.write_names();
+        Ok(())
     }
 
     /// The document that a reference points to.

@@ -2,7 +2,7 @@
 //! looks like a layer is unpacked at once.
 
 use std::collections::HashMap;
-use std::io::{BufReader, Read};
+use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use super::unpack::Unpacker;
 use super::{Content, Files, blob_of_path};
 use crate::blob::{self, Ingest, Staged, digest_of};
 use crate::disk::Disk;
-use crate::layer::decode::{plain, sniff};
+use crate::layer::decode::{self, Decoder, sniff};
 use crate::layer::members::normalise;
 
 /// Files up to this size stay in memory, bytes.
@@ -27,7 +27,6 @@ const ENTRIES_MAX: u64 = 16 * 1024;
 const STAGED_MAX: usize = 2048;
 /// Links that are followed from name to name.
 const LINKS_MAX: usize = 8;
-const BUFFER_SIZE: usize = 256 * 1024;
 
 /// The members of an archive, by path.
 pub(crate) struct StagedArchive {
@@ -46,9 +45,8 @@ enum Member {
 impl StagedArchive {
     /// Reads all of `input`, which may be compressed.
     pub(crate) fn read<'a>(input: impl Read + Send + 'a, disk: &Disk, unpacker: &Unpacker<'_>) -> Result<Self> {
-        let (reader, _) = plain(BufReader::with_capacity(BUFFER_SIZE, input))?;
         let limits = Limits { entries_max: ENTRIES_MAX, ..Limits::default() };
-        let mut archive = Archive::new(BufReader::with_capacity(BUFFER_SIZE, reader), limits);
+        let mut archive = Archive::new(Decoder::of_archive(input, decode::Limits::default())?, limits);
         let mut staged = Self { members: HashMap::new(), memory: 0, staged: 0 };
         while let Some(entry) = archive.next_entry()? {
             let path = String::from_utf8(normalise(&entry.path)?)

@@ -1,6 +1,6 @@
 //! A plain root file system becomes an image of one layer: `import`, and what a squashed image is made of.
 
-use std::io::{BufReader, Read};
+use std::io::{BufRead, BufReader, Read};
 use std::sync::Arc;
 
 use corten_types::digest::Algorithm;
@@ -10,7 +10,11 @@ use corten_types::{Error, Reference, Result};
 use super::docker::{descriptor, start_of};
 use super::unpack::Unpacker;
 use super::{Content, Imported, LoadedImage};
-use crate::blob::{Ingest, digest_of};
+use crate::blob::{Ingest, Staged, digest_of};
+use crate::compress::Compress;
+use crate::disk::Disk;
+use crate::layer::decode::{self, Decoder};
+use crate::layer::wrapping;
 use crate::store::Store;
 
 /// Largest archive, bytes.
@@ -26,18 +30,39 @@ pub struct RootfsRequest {
     pub step: History,
     /// The image's name.
     pub reference: Option<Reference>,
+    /// How its layer is compressed, where it comes plain.
+    pub compress: Option<Compress>,
     /// What the reference's history says.
     pub cause: &'static str,
 }
 
+/// The archive as the blob that it becomes.
+fn staged(disk: &Disk, mut archive: impl Read + Send, compress: Option<Compress>) -> Result<Staged> {
+    let mut start = [0; 4];
+    let length = decode::read_start(&mut archive, &mut start)?;
+    let start = &start[..length];
+    let (is_wrapped, compression) = (wrapping::is_wrapped(start), decode::sniff(start));
+    let mut input: Box<dyn BufRead + '_> = match is_wrapped {
+        true => Box::new(Decoder::of_archive(start.chain(archive), decode::Limits::default())?),
+        false => Box::new(BufReader::with_capacity(BUFFER_SIZE, start.chain(archive))),
+    };
+    match compress.filter(|_| compression == Compression::None) {
+        Some(compress) => compress.encode(disk, &mut input),
+        None => {
+            let mut ingest = Ingest::new(disk, Algorithm::Sha256)?;
+            ingest.copy(&mut input, SIZE_BYTES_MAX)?;
+            ingest.finish()
+        }
+    }
+}
+
 impl Store {
-    /// Stores a tar of a root file system (plain, gzip or zstd; kept as it came) as an image of one layer.
+    /// Stores a tar of a root file system as an image of one layer. What comes in gzip or zstd is kept as it came; what
+    /// comes plain, in xz or bzip2, is kept plain or as the request says.
     pub fn import_rootfs(&self, archive: impl Read + Send, request: RootfsRequest) -> Result<LoadedImage> {
         let cause = request.cause;
         let loaded = self.import_with(cause, |unpacker| {
-            let mut ingest = Ingest::new(self.disk(), Algorithm::Sha256)?;
-            ingest.copy(&mut BufReader::with_capacity(BUFFER_SIZE, archive), SIZE_BYTES_MAX)?;
-            let staged = Arc::new(ingest.finish()?);
+            let staged = Arc::new(staged(self.disk(), archive, request.compress)?);
             unpacker.start(&staged);
             unpacker.sync(&staged);
             self.one_layer(unpacker, Content::Staged(staged), request).map(|image| vec![image])

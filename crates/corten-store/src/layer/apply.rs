@@ -63,6 +63,7 @@ struct Extractor<'a> {
     root: Root,
     owners: &'a Owners,
     user_namespace: bool,
+    is_root: bool,
     umask: u32,
     /// The directory that the last member lay in.
     parent: Option<Parent>,
@@ -91,6 +92,7 @@ impl<'a> Extractor<'a> {
             root: Root::from_fd(dir, "layer"),
             owners,
             user_namespace: owners.in_user_namespace(),
+            is_root: rustix::process::geteuid().is_root(),
             umask: umask()?,
             parent: None,
             directories: Vec::new(),
@@ -361,7 +363,7 @@ impl<'a> Extractor<'a> {
         let (uid, gid, squashed) = self.owners.resolve(entry.uid, entry.gid)?;
         self.applied.squashed += u64::from(squashed);
         let inherits = self.parent.as_ref().is_some_and(|parent| parent.setgid);
-        if (uid, gid) == (0, 0) && !inherits && rustix::process::geteuid().is_root() {
+        if (uid, gid) == (0, 0) && !inherits && self.is_root {
             return Ok(None);
         }
         Ok(Some((Uid::from_raw(uid), Gid::from_raw(gid))))

@@ -31,7 +31,7 @@ impl Layers<'_> {
         let temporary = self.disk.temporary("layer")?;
         let known_plain = blob.algorithm() == Algorithm::Sha256;
         let stream = Decoder::new(LayerBytes::Whole(file).reader(), known_plain, self.limits)?.ahead()?;
-        let (draft, found) = self.of_form(row.form).unpack(stream, &temporary)?;
+        let (draft, found) = self.of_form(row.form).unpack(stream, None, &temporary)?;
         let found = found.unwrap_or(*blob);
         if found != *diff_id {
             return Ok(Some(format!("its blob unfolds to {found} in place of {diff_id}")));

@@ -10,11 +10,12 @@ use corten_types::digest::Algorithm;
 use corten_types::image_spec::Compression;
 use corten_types::{Digest, Error, ErrorKind, Result};
 
+use super::wrapping;
 use crate::blob::Hasher;
 use crate::disk::storing;
 
 /// Bytes that are hashed and parsed at a time.
-const BUFFER_SIZE: usize = 256 * 1024;
+pub(super) const BUFFER_SIZE: usize = 256 * 1024;
 /// Bytes that are decompressed ahead at a time, and how many such pieces there are.
 const AHEAD_SIZE: usize = 512 * 1024;
 const AHEAD_COUNT: usize = 3;
@@ -65,7 +66,7 @@ pub fn plain<'a>(mut input: impl BufRead + Send + 'a) -> Result<(Box<dyn Read + 
     Ok((reader, compression))
 }
 
-fn read_start(input: &mut impl Read, start: &mut [u8; 4]) -> Result<usize> {
+pub(crate) fn read_start(input: &mut impl Read, start: &mut [u8; 4]) -> Result<usize> {
     let mut length = 0;
     while length < start.len() {
         match input.read(&mut start[length..]) {
@@ -82,6 +83,8 @@ fn read_start(input: &mut impl Read, start: &mut [u8; 4]) -> Result<usize> {
 pub struct Decoder<'a> {
     source: Source<'a>,
     compression: Compression,
+    /// Whether more bytes may come out than went in.
+    unfolds: bool,
     buffer: Vec<u8>,
     start: usize,
     end: usize,
@@ -106,14 +109,37 @@ impl<'a> Decoder<'a> {
         let compressed = Arc::new(AtomicU64::new(0));
         let counted = Counted { input, count: Arc::clone(&compressed) };
         let (reader, compression) = plain(BufReader::with_capacity(BUFFER_SIZE, counted))?;
-        let hashed = compression != Compression::None || !known_plain;
+        let unfolds = compression != Compression::None;
+        let hashed = unfolds || !known_plain;
         Ok(Self {
             source: Source::Inline(reader),
             compression,
+            unfolds,
             buffer: vec![0; BUFFER_SIZE],
             start: 0,
             end: 0,
             hasher: hashed.then(|| Hasher::new(Algorithm::Sha256)),
+            copy: None,
+            read: 0,
+            compressed,
+            limits,
+        })
+    }
+
+    /// Starts to decode a whole archive, which may be in xz or bzip2 too; it is not hashed.
+    pub(crate) fn of_archive(input: impl Read + Send + 'a, limits: Limits) -> Result<Self> {
+        let compressed = Arc::new(AtomicU64::new(0));
+        let counted = Counted { input, count: Arc::clone(&compressed) };
+        let (reader, is_wrapped) = wrapping::unwrap(BufReader::with_capacity(BUFFER_SIZE, counted))?;
+        let (reader, compression) = plain(BufReader::with_capacity(BUFFER_SIZE, reader))?;
+        Ok(Self {
+            source: Source::Inline(reader),
+            compression,
+            unfolds: is_wrapped || compression != Compression::None,
+            buffer: vec![0; BUFFER_SIZE],
+            start: 0,
+            end: 0,
+            hasher: None,
             copy: None,
             read: 0,
             compressed,
@@ -163,8 +189,8 @@ impl<'a> Decoder<'a> {
             return Err(Error::new(ErrorKind::Exhausted, message));
         }
         let compressed = self.compressed.load(Ordering::Relaxed);
-        let unfolds = self.compression != Compression::None && self.read > limits.ratio_free_bytes;
-        if unfolds && self.read / compressed.max(1) > limits.ratio_max {
+        let counts = self.unfolds && self.read > limits.ratio_free_bytes;
+        if counts && self.read / compressed.max(1) > limits.ratio_max {
             let message =
                 format!("layer unfolds more than {} times: {} bytes from {compressed}", limits.ratio_max, self.read);
             return Err(Error::new(ErrorKind::Exhausted, message));

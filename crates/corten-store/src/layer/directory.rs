@@ -1,5 +1,6 @@
 //! The form of plain directories, for every kernel and for user namespaces: see `apply.rs`.
 
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -28,7 +29,12 @@ struct DirectoryDraft {
 }
 
 impl LayerForm for Directories {
-    fn unpack(&self, stream: Decoder<'static>, into: &Temporary) -> Result<(Box<dyn Draft>, Option<Digest>)> {
+    fn unpack(
+        &self,
+        stream: Decoder<'static>,
+        _plain: Option<&File>,
+        into: &Temporary,
+    ) -> Result<(Box<dyn Draft>, Option<Digest>)> {
         let dir = into.create_dir(Form::Directory.lower(), 0o755)?;
         let tree = Root::from_fd(dir.as_fd().try_clone_to_owned()?, "layer");
         let mut archive = Archive::new(stream, Limits::default());

@@ -2,7 +2,7 @@
 //! files are made, and removing the layer is removing two.
 //!
 //! ```text
-//! layers/KEY/tar           the plain tar, in whole blocks
+//! layers/KEY/tar           the plain tar, in whole blocks; of a layer that came plain, one more name of its blob
 //! layers/KEY/index.erofs   what is mounted; its digest is noted with the layer
 //! ```
 
@@ -26,7 +26,7 @@ use super::decode::{self, Decoder};
 use super::directory::{Directories, find_below, xattrs};
 use super::form::{Draft, Finished, Form, LayerForm};
 use super::members::{Wish, is_wanted, normalise, shown, wish};
-use crate::blob::{FileReader, Hasher};
+use crate::blob::{self, FileReader, Hasher};
 use crate::disk::Temporary;
 
 /// Memory for the indexes in the making, all layers together. A layer whose index needs more becomes a directory.
@@ -51,9 +51,19 @@ struct ImageDraft {
 }
 
 impl LayerForm for Images {
-    fn unpack(&self, stream: Decoder<'static>, into: &Temporary) -> Result<(Box<dyn Draft>, Option<Digest>)> {
-        let tar = create(into, DATA)?;
-        let stream = stream.with_copy(tar.try_clone()?);
+    fn unpack(
+        &self,
+        stream: Decoder<'static>,
+        plain: Option<&File>,
+        into: &Temporary,
+    ) -> Result<(Box<dyn Draft>, Option<Digest>)> {
+        let (stream, tar) = match plain.map(|plain| shared(plain, into)).transpose()?.flatten() {
+            Some(tar) => (stream, tar),
+            None => {
+                let tar = create(into, DATA)?;
+                (stream.with_copy(tar.try_clone()?), tar)
+            }
+        };
         let mut archive = Archive::new(stream, Limits::default());
         let mut reader = Reader { tree: Some(Tree::new(budget())), applied: Applied::default(), images: self };
         reader.read(&mut archive)?;
@@ -82,7 +92,7 @@ impl Images {
     fn as_directory(&self, tar: &File, into: &Temporary) -> Result<Box<dyn Draft>> {
         let reader = FileReader::new(std::sync::Arc::new(tar.try_clone()?));
         let stream = Decoder::new(reader, true, decode::Limits::default())?;
-        let (draft, _) = self.directories.unpack(stream, into)?;
+        let (draft, _) = self.directories.unpack(stream, None, into)?;
         rustix::fs::unlinkat(into.as_fd(), DATA, rustix::fs::AtFlags::empty()).call(|| "unlinkat(<layer>, \"tar\")")?;
         Ok(draft)
     }
@@ -106,8 +116,11 @@ impl Draft for ImageDraft {
             };
             self.tree.look(path, &attributes).context(|| format!("`{}`", shown(path)))?;
         }
-        let size = self.tar.metadata()?.len().next_multiple_of(BLOCK_SIZE as u64);
-        self.tar.set_len(size)?;
+        let length = self.tar.metadata()?.len();
+        let size = length.next_multiple_of(BLOCK_SIZE as u64);
+        if size != length {
+            self.tar.set_len(size)?;
+        }
         let mut uuid = [0; 16];
         rustix::rand::getrandom(&mut uuid, rustix::rand::GetRandomFlags::empty()).call(|| "getrandom")?;
         let written = self.tree.write(&self.index, &self.tar, size, uuid)?.ok_or_else(|| {
@@ -132,6 +145,19 @@ pub(crate) fn digest_of_file(file: &File) -> Result<Digest> {
         hasher.update(bytes);
         let count = bytes.len();
         reader.consume(count);
+    }
+}
+
+/// The layer's tar as one more name of the blob that it is: nothing is written twice. `None` where the blob does not end
+/// with a block, or its file system has no more names for it.
+fn shared(plain: &File, into: &Temporary) -> Result<Option<File>> {
+    if !plain.metadata()?.len().is_multiple_of(BLOCK_SIZE as u64) {
+        return Ok(None);
+    }
+    match blob::link(plain, into.as_fd(), DATA) {
+        Ok(()) => Ok(Some(plain.try_clone()?)),
+        // Whatever the reason is, the layer can be copied.
+        Err(_) => Ok(None),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The forms that an unpacked layer may have, behind one face: read from one stream, then made whole once the layers below
 //! it are known.
 
+use std::fs::File;
 use std::path::Path;
 
 use corten_fs::Root;
@@ -49,8 +50,14 @@ impl Form {
 
 /// A form.
 pub(crate) trait LayerForm: Send + Sync {
-    /// Unpacks the stream, to its end, into the empty directory `into`.
-    fn unpack(&self, stream: Decoder<'static>, into: &Temporary) -> Result<(Box<dyn Draft>, Option<Digest>)>;
+    /// Unpacks the stream, to its end, into the empty directory `into`. Where the stream is what lies in a whole file as it
+    /// is, `plain` is that file.
+    fn unpack(
+        &self,
+        stream: Decoder<'static>,
+        plain: Option<&File>,
+        into: &Temporary,
+    ) -> Result<(Box<dyn Draft>, Option<Digest>)>;
 
     /// The tree of the layer that lies at `path`, for looking into it.
     fn open(&self, path: &Path) -> Result<Root>;

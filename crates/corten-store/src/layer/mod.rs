@@ -15,6 +15,7 @@ mod erofs;
 pub mod form;
 pub(crate) mod members;
 pub mod owner;
+pub(crate) mod wrapping;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -24,6 +25,7 @@ use corten_fs::Root;
 use corten_fs::overlay::Overlay;
 use corten_sys::Call;
 use corten_types::digest::Algorithm;
+use corten_types::image_spec::Compression;
 use corten_types::{Context, Digest, Error, ErrorKind, Result};
 use rustix::fs::{Mode, OFlags};
 
@@ -210,7 +212,11 @@ impl<'s> Layers<'s> {
     fn extract(&self, blob: &Digest, bytes: &LayerBytes, temporary: &Temporary) -> Result<(Box<dyn Draft>, Digest)> {
         let plain_digest_is_known = blob.algorithm() == Algorithm::Sha256;
         let stream = Decoder::new(bytes.reader(), plain_digest_is_known, self.limits)?.ahead()?;
-        let unpacked = self.of_form(self.form().0).unpack(stream, temporary);
+        let plain = match bytes {
+            LayerBytes::Whole(file) if stream.compression() == Compression::None => Some(&**file),
+            _ => None,
+        };
+        let unpacked = self.of_form(self.form().0).unpack(stream, plain, temporary);
         let (draft, diff_id) = unpacked.context(|| format!("layer {blob}"))?;
         bytes.verified()?;
         Ok((draft, diff_id.unwrap_or(*blob)))

@@ -109,8 +109,10 @@ fn a_broken_database_is_made_anew() -> Result<()> {
     assert!(error.hints().iter().any(|hint| hint.contains("image fsck")), "{error:?}");
     let checked = store.check(true).context(|| "fsck")?;
     assert_eq!((checked.damage[0].what.as_str(), checked.damage[0].outcome), ("database", Outcome::Repaired));
-    // The names are lost with it; the images are not.
+    // Names lie beside it.
     assert_eq!(store.images()?.len(), 2);
+    let image = store.resolve("app:1")?;
+    assert_eq!((image.layers.len(), store.resolve("other:1")?.layers.len()), (2, 1));
     assert!(database.exists() && !names(&root.join("quarantine")).is_empty());
     assert!(store.check(true)?.damage.is_empty());
     Ok(())
@@ -127,4 +129,36 @@ fn usage_is_what_du_finds() {
     assert!(du.abs_diff(ours) <= 4 * 4096, "{du} and {ours}");
     let app = usage.by_image.iter().find(|one| one.image.repo_tags[0].familiar() == "app:1").unwrap();
     assert!(app.shared > 0 && app.size > app.shared);
+}
+
+/// A layer as large as those that are not kept in memory: its blob and its tar are one file where images are used.
+#[test]
+fn a_plain_layer_is_written_once_and_damage_of_its_blob_takes_it_along() {
+    use std::os::unix::fs::MetadataExt;
+    if !crate::support::forms().contains(&corten_store::Form::Erofs) {
+        eprintln!("skipped: EROFS images cannot be mounted here");
+        return;
+    }
+    let sandbox = Sandbox::of_form(corten_store::Form::Erofs);
+    let content: Vec<u8> = (0..400_000u32).flat_map(u32::to_le_bytes).collect();
+    let archive = docker_archive("app:1", &[tar(&[dir("./", 0o755), file("large", &content)])]);
+    sandbox.store.load(archive.as_slice()).unwrap();
+    let image = sandbox.store.resolve("app:1").unwrap();
+    let blob = sandbox.root().join("blobs/sha256").join(image.layers[0].blob.digest.hex());
+    let layer = sandbox.root().join("layers").join(image.layers[0].diff_id.hex()).join("tar");
+    assert_eq!(blob.metadata().unwrap().ino(), layer.metadata().unwrap().ino());
+    let collected = u64::try_from(content.len()).unwrap();
+
+    flip(&blob, 5000);
+    let checked = sandbox.store.check(true).unwrap();
+    let outcomes: Vec<Outcome> = checked.damage.iter().map(|damage| damage.outcome).collect();
+    assert_eq!(outcomes, [Outcome::Quarantined; 2], "{:?}", checked.damage);
+    assert!(!layer.exists() && !blob.exists());
+    sandbox.store.load(archive.as_slice()).unwrap();
+    assert!(sandbox.store.check(true).unwrap().damage.is_empty());
+    assert_eq!(blob.metadata().unwrap().ino(), layer.metadata().unwrap().ino());
+
+    // What is given back is counted once.
+    let removed = sandbox.store.remove("app:1", false).unwrap();
+    assert!(removed.collected.bytes < collected + 100_000, "{}", removed.collected.bytes);
 }

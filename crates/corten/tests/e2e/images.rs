@@ -122,7 +122,18 @@ fn what_a_container_wrote_is_exported_and_imported() {
     assert!(made.ok().text().starts_with("sha256:"), "{}", made.transcript());
     sandbox.corten(["run", "--rm", "back:1"]).ok().prints("new");
     sandbox.corten(["history", "--format", "{{.Comment}}", "back:1"]).ok().prints("from a box");
-    sandbox.corten(["import", "https://example.org/x.tar"]).code(1).complains("are not fetched");
+    // The same archive from the web; a server that sends to itself and then nowhere; nothing but an answer of 200.
+    let server = corten_testkit::Registry::start();
+    let content = std::fs::read(&file).unwrap();
+    server.hook(move |request, _| match request.path.as_str() {
+        "/root.tar" => Some(corten_testkit::registry::Reply::new(200, content.clone())),
+        "/moved.tar" => Some(corten_testkit::registry::Reply::new(302, "").header("Location", "/root.tar")),
+        _ => None,
+    });
+    let url = |path: &str| format!("http://{}/{path}", server.host());
+    sandbox.corten(["import", "-c", "CMD cat /link", &url("moved.tar"), "web:1"]).ok().shows("sha256:");
+    sandbox.corten(["run", "--rm", "web:1"]).ok().prints("new");
+    sandbox.corten(["import", &url("none.tar")]).code(1).complains("no such file");
     sandbox.corten(["import", "-c", "RUN x", path]).code(1).complains("RUN");
     sandbox.corten(["rmi", &tiny]).code(1).complains("`box`");
     sandbox.corten(["rm", "box"]).ok();
@@ -135,6 +146,57 @@ fn a_squashed_image_has_one_layer_and_the_same_root() {
     sandbox.corten(["image", "squash", "-t", "flat:1", &name]).ok().shows("sha256:");
     sandbox.corten(["inspect", "-f", "{{len .RootFS.Layers}}", "flat:1"]).ok().prints("1");
     sandbox.corten(["run", "--rm", "flat:1", "sh", "-c", "echo works"]).ok().prints("works");
+    // Corten's own layers are compressed where that is asked for; the tree is the same.
+    let plain = sandbox.corten(["inspect", "-f", "{{.RootFS.Layers}}", "flat:1"]).ok().text().to_owned();
+    for (format, level) in [("gzip", "1"), ("zstd", "19")] {
+        let tag = format!("flat:{format}");
+        let flags = ["--compression-format", format, "--compression-level", level, "-t", &tag, &name];
+        sandbox.corten(["image", "squash"].iter().chain(&flags)).ok().shows("sha256:");
+        sandbox.corten(["inspect", "-f", "{{.RootFS.Layers}}", &tag]).ok().prints(plain.trim());
+    }
+    let wrong = ["image", "squash", "--compression-format", "gzip", "--compression-level", "12", &name];
+    sandbox.corten(wrong).code(1).complains("1 to 9");
+    sandbox.corten(["image", "squash", "--compression-level", "3", &name]).code(1).complains("--compression-format");
+}
+
+#[test]
+fn an_archive_in_any_of_docker_s_compressions_is_loaded_and_imported() {
+    let sandbox = sandbox();
+    let archive = sandbox.work().join("app.tar");
+    image("app:1", "one").write_docker_archive(&archive);
+    for (program, suffix) in [("gzip", "gz"), ("bzip2", "bz2"), ("xz", "xz"), ("zstd", "zst")] {
+        if std::process::Command::new(program).arg("--version").output().is_err() {
+            eprintln!("skipped: `{program}` is not installed");
+            continue;
+        }
+        let packed = sandbox.work().join(format!("app.tar.{suffix}"));
+        let out = std::fs::File::create(&packed).unwrap();
+        let done = std::process::Command::new(program).args(["-c".as_ref(), archive.as_os_str()]).stdout(out).status();
+        assert!(done.unwrap().success());
+        let path = packed.to_str().unwrap();
+        sandbox.corten(["load", "-i", path]).ok().shows("Loaded image: app:1");
+        sandbox.corten(["rmi", "app:1"]).ok();
+        let id = sandbox.corten(["import", path]).ok().text().trim().to_owned();
+        sandbox.corten(["rmi", &id]).ok();
+        // One that is cut short is an error and leaves nothing.
+        let whole = std::fs::read(&packed).unwrap();
+        std::fs::write(&packed, &whole[..whole.len() / 2]).unwrap();
+        sandbox.corten(["load", "-i", path]).code(1).complains("cannot load");
+        sandbox.corten(["images", "-aq"]).ok().prints("");
+    }
+}
+
+#[test]
+fn what_an_image_consisted_of_stays_where_it_is_asked_for() {
+    let sandbox = sandbox();
+    let name = sandbox.load(&image("app:1", "one"));
+    let blobs = || std::fs::read_dir(sandbox.root().join("store/blobs/sha256")).unwrap().count();
+    let before = blobs();
+    sandbox.corten(["rmi", "--no-prune", &name]).ok().shows("Untagged: app:1").shows("Deleted: sha256:");
+    sandbox.corten(["images", "-q"]).ok().prints("");
+    assert_eq!(blobs(), before);
+    sandbox.corten(["image", "prune", "-f"]).ok();
+    assert_eq!(blobs(), 0);
 }
 
 #[test]

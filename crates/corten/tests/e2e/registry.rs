@@ -189,6 +189,22 @@ fn an_image_is_copied_between_registries_directories_and_the_store_byte_for_byte
     }
     assert_eq!(from.manifest("back", "3"), from.manifest("app", "1"));
     sandbox.corten(["run", "--rm", "--network", "none", &to.name("kept:1"), "echo", "copied"]).ok().prints("copied");
+    // Archives, there and back, and what peers read of them.
+    let steps = [
+        (docker(&from, "app:1"), "oci-archive:app.oci:one".to_owned()),
+        ("oci-archive:app.oci:one".to_owned(), docker(&to, "from:oci")),
+        (docker(&from, "app:1"), "docker-archive:app.tar:app:one".to_owned()),
+        ("docker-archive:app.tar:app:one".to_owned(), docker(&to, "from:docker")),
+    ];
+    for (source, destination) in &steps {
+        sandbox.corten(["copy", source, destination]).ok().shows(&format!("Digest: {manifest}"));
+    }
+    assert_eq!(to.manifest("from", "oci"), from.manifest("app", "1"));
+    assert_eq!(to.manifest("from", "docker"), from.manifest("app", "1"));
+    sandbox.corten(["load", "-i", "app.tar"]).ok().shows("Loaded image");
+    sandbox.corten(["copy", "--all", "oci:layout:one", "docker-archive:x.tar"]).code(1).complains("one platform");
+    assert!(!sandbox.work().join("x.tar").exists());
+    assert!(std::fs::read_dir(sandbox.root().join("store/ingest")).unwrap().next().is_none(), "nothing stays behind");
     sandbox.corten(["copy", "app", "dir:x"]).code(1).complains("says not where it is");
     sandbox.corten(["copy", "oci:layout:none", "dir:x"]).code(1).complains("there is no image `none`");
 }
@@ -300,4 +316,40 @@ fn a_short_name_means_an_alias_or_the_first_searched_registry_that_has_it() {
     second.forget_requests();
     sandbox.corten(["pull", &second.name("tiny:1")]).code(1).complains("is blocked");
     assert!(second.requests().is_empty());
+}
+
+#[test]
+fn a_push_compresses_what_is_plain_here_and_leaves_the_rest() {
+    let registry = Registry::start();
+    let sandbox = sandbox();
+    let local = sandbox.load(&Image::tiny());
+    let name = registry.name("app:plain");
+    sandbox.corten(["tag", &local, &name]).ok();
+    sandbox.corten(["push", &name]).ok();
+    let types = |tag: &str| {
+        let (_, manifest) = registry.manifest("app", tag).unwrap();
+        let manifest: Value = serde_json::from_slice(&manifest).unwrap();
+        let layers = manifest["layers"].as_array().unwrap();
+        layers.iter().map(|layer| layer["mediaType"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let plain = types("plain");
+    assert!(plain.iter().all(|kind| kind == "application/vnd.oci.image.layer.v1.tar"), "{plain:?}");
+    for format in ["gzip", "zstd"] {
+        let name = registry.name(&format!("app:{format}"));
+        sandbox.corten(["tag", &local, &name]).ok();
+        sandbox.corten(["push", "--compression-format", format, &name]).ok();
+        assert!(types(format).iter().all(|kind| kind.ends_with(&format!("+{format}"))), "{:?}", types(format));
+        // What is here stays what it was; what is there is the same image.
+        let before = sandbox.corten(["inspect", "-f", "{{.Id}} {{.RootFS.Layers}}", &local]).ok().text().to_owned();
+        sandbox.corten(["rmi", &name]).ok();
+        sandbox.corten(["pull", "-q", &name]).ok();
+        sandbox.corten(["inspect", "-f", "{{.Id}} {{.RootFS.Layers}}", &name]).ok().prints(before.trim());
+        sandbox.corten(["run", "--rm", "--network", "none", &name, "echo", "packed"]).ok().prints("packed");
+        // Compressed here, it goes as it is, whatever is asked for.
+        let again = registry.name(&format!("again:{format}"));
+        sandbox.corten(["tag", &name, &again]).ok();
+        sandbox.corten(["push", "--compression-format", "gzip", &again]).ok();
+        assert_eq!(registry.manifest("again", format), registry.manifest("app", format));
+    }
+    sandbox.corten(["push", "--compression-format", "lz4", &name]).code(1).complains("`gzip` and `zstd`");
 }

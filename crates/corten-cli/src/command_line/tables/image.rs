@@ -2,7 +2,7 @@
 
 use super::super::Command;
 use super::super::flag::{Flag, many, one, switch};
-use super::{ANY, command};
+use super::{ANY, COMPRESSION_FORMAT, COMPRESSION_LEVEL, TLS_VERIFY, command};
 use crate::commands;
 
 const PLATFORM: Flag = one("platform", "OS/ARCH", "Of several platforms, this one");
@@ -31,13 +31,17 @@ pub(super) const SAVE: Command = Command {
 };
 
 pub(super) const IMPORT: Command = Command {
-    operands: "FILE|- [REPOSITORY[:TAG]]",
+    operands: "FILE|URL|- [REPOSITORY[:TAG]]",
     arity: (1, 2),
     flags: &[
+        COMPRESSION_FORMAT,
+        COMPRESSION_LEVEL,
         many("change", "INSTRUCTION", "Apply an instruction of a Dockerfile (CMD, ENV, USER, …)").short('c'),
         one("message", "TEXT", "What the history says").short('m'),
         one("platform", "OS/ARCH", "What the image is for [default: this machine]"),
+        TLS_VERIFY,
     ],
+    notes: "An archive in gzip or zstd is kept as it came; one in xz or bzip2 is unpacked.",
     ..command(&["import"], "Make an image of the tar of a root file system", commands::import::run)
 };
 
@@ -73,7 +77,7 @@ pub(super) const ROLLBACK: Command = Command {
 pub(super) const SQUASH: Command = Command {
     operands: "IMAGE",
     arity: (1, 1),
-    flags: &[one("tag", "NAME[:TAG]", "Name of the new image").short('t')],
+    flags: &[COMPRESSION_FORMAT, COMPRESSION_LEVEL, one("tag", "NAME[:TAG]", "Name of the new image").short('t')],
     ..command(&["image", "squash"], "Make an image of one layer of one with several", commands::squash::run)
 };
 
