@@ -61,14 +61,6 @@ impl Compress {
         }
     }
 
-    /// The media type of a layer that is compressed so.
-    pub(crate) fn media_type(self) -> &'static str {
-        match self {
-            Self::Gzip(_) => media_type::LAYER_GZIP,
-            Self::Zstd(_) => media_type::LAYER_ZSTD,
-        }
-    }
-
     /// All of `input`, compressed into a blob that waits for its name.
     pub(crate) fn encode(self, disk: &Disk, input: &mut impl BufRead) -> Result<Staged> {
         let mut ingest = Ingest::new(disk, Algorithm::Sha256)?;

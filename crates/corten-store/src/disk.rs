@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use corten_fs::Root;
+use corten_fs::atomic::write_all;
 use corten_sys::Call;
 use corten_types::{Context, Error, ErrorKind, Result};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, RenameFlags, flock};
@@ -20,6 +21,11 @@ const PARTS: [&str; 9] =
     ["blobs", "blobs/sha256", "blobs/sha512", "ingest", "layers", "locks", "snapshots", "trash", "leases"];
 /// The part that is made last: where it is, all are.
 const LAST_PART: &str = "leases";
+
+/// What is set aside for removals on a full disk: the database's log and its index want names and room.
+const RESERVE: &str = "reserve";
+const RESERVE_FILES: usize = 4;
+const RESERVE_FILE_SIZE: usize = 128 * 1024;
 
 /// A store's directory, held by descriptor.
 #[derive(Debug)]
@@ -45,6 +51,8 @@ impl Disk {
         let disk = Self { root: root.beneath(), path, layer_form: OnceLock::new() };
         if !disk.root.exists(LAST_PART)? {
             disk.make_parts()?;
+            // A disk that is full already has none.
+            disk.make_reserve().unwrap_or_default();
         }
         Ok(disk)
     }
@@ -132,6 +140,23 @@ impl Disk {
         Ok(())
     }
 
+    /// Sets aside what removals need on a full disk: some names and some room.
+    pub(crate) fn make_reserve(&self) -> Result<()> {
+        match self.root.create_dir(RESERVE, private()) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        for number in 0..RESERVE_FILES {
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+            match self.root.open(format!("{RESERVE}/{number}"), flags, Mode::RUSR | Mode::WUSR) {
+                Ok(file) => write_all(&file, &vec![0; RESERVE_FILE_SIZE]).call(|| "write(<reserve>)")?,
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
     /// Moves `path` to the trash: gone at once, deleted later. Its absence is no error.
     pub(crate) fn discard(&self, path: &str) -> Result<()> {
         let to = format!("trash/{}", random_name()?);
@@ -149,6 +174,17 @@ impl Disk {
         }
         Ok(())
     }
+}
+
+/// Gives up what was set aside in the store `root`, where its disk is full; whether that helps.
+pub(crate) fn give_up_reserve(root: &Root) -> Result<bool> {
+    let free = rustix::fs::fstatvfs(root.as_fd()).call(|| "fstatvfs(<store>)")?;
+    let is_full = free.f_bavail * free.f_frsize < RESERVE_FILE_SIZE as u64 || free.f_files > 0 && free.f_favail < 8;
+    if !is_full || !root.exists(RESERVE)? {
+        return Ok(false);
+    }
+    root.remove_all(RESERVE)?;
+    Ok(true)
 }
 
 /// A directory in the making.

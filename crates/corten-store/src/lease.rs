@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use corten_fs::Root;
 use corten_fs::atomic::write_all;
 use corten_sys::Call;
-use corten_types::{Digest, Result};
+use corten_types::{Digest, ErrorKind, Result};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, unlinkat};
 
 use crate::blob;
@@ -131,8 +131,11 @@ pub(crate) fn kept(disk: &Disk, _alone: &Alone) -> Result<Kept> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let Ok(file) = leases.open(&name, flags, Mode::empty()) else { continue };
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
-            leases.remove_file(&name)?;
-            continue;
+            match leases.remove_file(&name) {
+                // Its holder let go of it between the two.
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                _ => continue,
+            }
         }
         let text = corten_fs::root::read_bounded(file.as_fd(), LEASE_SIZE_BYTES_MAX)?;
         for line in String::from_utf8_lossy(&text).lines() {

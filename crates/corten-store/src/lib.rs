@@ -10,6 +10,7 @@
 //! ROOT/snapshots/KEY/       a container's writable layer: upper, work, and the digest of its image
 //! ROOT/trash/               what was removed and waits to be deleted in the background
 //! ROOT/locks/               one file per blob being fetched or unpacked; the directory itself is the lock of collection
+//! ROOT/reserve/           room and names that removals use up on a full disk
 //! ROOT/quarantine/          what `fsck` found damaged; made when it first is
 //! ROOT/names              each reference and its digest once more, for a database that cannot be read any more
 //! ROOT/db.sqlite            images, indexes, artifacts, references with their history, layers, pins, a registry's repositories

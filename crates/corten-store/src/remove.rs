@@ -52,7 +52,7 @@ impl Store {
             .database()
             .reference(reference)?
             .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("there is no image `{}`", reference.familiar())))?;
-        self.database().move_reference(reference, None, now_ns(), "untag")?;
+        self.removing(|| self.database().move_reference(reference, None, now_ns(), "untag"))?;
         Ok(target)
     }
 
@@ -145,7 +145,7 @@ impl Store {
             // A container's layers stay; their blobs may go, so they must not be needed after a power cut.
             self.sync()?;
         }
-        let untagged = self.database().remove(&row.digest, now_ns())?;
+        let untagged = self.removing(|| self.database().remove(&row.digest, now_ns()))?;
         Ok(Removed { untagged, deleted: Some(id), ..Removed::default() })
     }
 
@@ -182,6 +182,6 @@ impl Store {
 
     /// Removes blobs and layers that no image, container, pin and lease needs; pulls and starts go on beside it.
     pub fn collect_garbage(&self) -> Result<Collected> {
-        garbage::collect(self.disk(), self.database())
+        self.removing(|| garbage::collect(self.disk(), self.database()))
     }
 }

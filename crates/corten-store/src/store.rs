@@ -10,7 +10,7 @@ use corten_types::{Context, Digest, Error, ErrorKind, Reference, Result};
 
 use crate::blob;
 use crate::database::Database;
-use crate::disk::Disk;
+use crate::disk::{Disk, give_up_reserve};
 use crate::growing::LayerBytes;
 use crate::hello;
 use crate::image::Image;
@@ -208,7 +208,22 @@ impl Store {
     pub fn do_chores(&self) -> Result<()> {
         let Some(_alone) = corten_fs::Lock::attempt(self.disk.part("locks")?, "chores")? else { return Ok(()) };
         self.sync()?;
-        self.disk.empty_trash()
+        self.disk.empty_trash()?;
+        // On a disk that is still full it waits for the next time.
+        self.disk.make_reserve().unwrap_or_default();
+        Ok(())
+    }
+
+    /// A removal, tried once more with what was set aside for it where the disk is full.
+    pub(crate) fn removing<T>(&self, remove: impl Fn() -> Result<T>) -> Result<T> {
+        match remove() {
+            Err(_) if give_up_reserve(self.disk.root())? => {
+                // SQLite keeps what failed in mind.
+                self.database.close();
+                remove()
+            }
+            result => result,
+        }
     }
 
     /// Deletes what was removed; slow, for the background.

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
+use corten_fs::Root;
 use corten_sys::Call;
 use corten_types::{Digest, Error, ErrorKind, Reference, Result};
 use rusqlite::config::DbConfig;
@@ -26,6 +27,8 @@ pub(crate) use documents::{DocumentRow, ImageRow, NewDocument, NewImagePart, New
 pub use references::Move;
 pub use repositories::{RepositoryManifest, RepositoryUsage};
 use schema::{STEPS, VERSION};
+
+use crate::disk::give_up_reserve;
 
 /// How long a commit of another process is waited for.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -46,7 +49,7 @@ impl Database {
         // A thread that panicked aborts the process in release; in tests its data is whole (a transaction or none).
         let mut guard = self.connection.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if guard.is_none() {
-            *guard = Some(self.open()?);
+            *guard = Some(self.open().or_else(|error| self.open_on_a_full_disk(error))?);
         }
         let connection = guard.as_mut().ok_or_else(|| Error::new(ErrorKind::Internal, "no database"))?;
         work(connection).map_err(|error| self.explain(error))
@@ -88,6 +91,15 @@ impl Database {
             );
         }
         Ok(connection)
+    }
+
+    /// SQLite's index of its log wants a name and some room, which are set aside for that.
+    fn open_on_a_full_disk(&self, error: Error) -> Result<Connection> {
+        let root = self.path.parent().and_then(|root| Root::open_ambient(root).ok());
+        match root {
+            Some(root) if give_up_reserve(&root)? => self.open(),
+            _ => Err(error),
+        }
     }
 
     /// The connection, and the version that the tables have now: older ones are brought to this program's.

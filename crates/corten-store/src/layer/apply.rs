@@ -25,6 +25,8 @@ use super::owner::Owners;
 
 /// Bytes of directory paths that are remembered to set their times at the end.
 const REMEMBERED_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Members after which the stream is looked at again.
+pub(super) const CHECKED_EVERY: u64 = 1024;
 /// A run of zeros of at least this size becomes a hole.
 const HOLE_SIZE_MIN: usize = 64 * 1024;
 
@@ -47,14 +49,22 @@ pub struct Applied {
     pub devices_skipped: u64,
 }
 
-/// Unpacks `archive` into the empty directory `dir`.
-pub fn apply<R: BufRead>(archive: &mut Archive<R>, dir: OwnedFd, owners: &Owners) -> Result<Applied> {
+/// Unpacks `archive` into the empty directory `dir`; `check` sees the stream and how many members were made of it.
+pub fn apply<R: BufRead>(
+    archive: &mut Archive<R>,
+    dir: OwnedFd,
+    owners: &Owners,
+    check: impl Fn(&R, u64) -> Result<()>,
+) -> Result<Applied> {
     let mut extractor = Extractor::new(dir, owners)?;
     while let Some(entry) = archive.next_entry()? {
         extractor
             .member(&entry, archive)
             .map_err(|error| error.context(format!("cannot unpack `{}`", shown(&entry.path))))?;
         extractor.applied.entries += 1;
+        if extractor.applied.entries.is_multiple_of(CHECKED_EVERY) {
+            check(archive.get_ref(), extractor.applied.entries)?;
+        }
     }
     extractor.finish()
 }

@@ -20,6 +20,10 @@ pub(super) const BUFFER_SIZE: usize = 256 * 1024;
 const AHEAD_SIZE: usize = 512 * 1024;
 const AHEAD_COUNT: usize = 3;
 
+/// Members of which a compressed stream must have some bytes each, beyond a number that is soon made.
+const MEMBERS_FREE: u64 = 16_384;
+const MEMBER_SIZE_BYTES_MIN: u64 = 4;
+
 /// How far a layer may unfold.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -161,6 +165,17 @@ impl<'a> Decoder<'a> {
     /// Plain bytes that were taken.
     pub fn position(&self) -> u64 {
         self.read - (self.end - self.start) as u64
+    }
+
+    /// Refuses a stream that makes more of names than any tree does: thousands of members of no bytes. Whoever makes
+    /// something of members asks now and then.
+    pub(crate) fn check_members(&self, members: u64) -> Result<()> {
+        let compressed = self.compressed.load(Ordering::Relaxed);
+        if self.unfolds && members > MEMBERS_FREE && compressed / members < MEMBER_SIZE_BYTES_MIN {
+            let message = format!("layer unfolds to more than {members} members from {compressed} bytes");
+            return Err(Error::new(ErrorKind::Exhausted, message));
+        }
+        Ok(())
     }
 
     /// The digest of everything read, where it was hashed. Call it at the end of the stream.

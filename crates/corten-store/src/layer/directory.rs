@@ -38,7 +38,7 @@ impl LayerForm for Directories {
         let dir = into.create_dir(Form::Directory.lower(), 0o755)?;
         let tree = Root::from_fd(dir.as_fd().try_clone_to_owned()?, "layer");
         let mut archive = Archive::new(stream, Limits::default());
-        let applied = apply(&mut archive, dir, &self.owners)?;
+        let applied = apply(&mut archive, dir, &self.owners, Decoder::check_members)?;
         let digest = archive.into_inner().finish()?;
         Ok((Box::new(DirectoryDraft { tree, applied }), digest))
     }

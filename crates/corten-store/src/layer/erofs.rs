@@ -21,7 +21,7 @@ use corten_types::digest::Algorithm;
 use corten_types::{Context, Digest, Error, ErrorKind, Result};
 use rustix::fs::{Mode, OFlags, openat};
 
-use super::apply::Applied;
+use super::apply::{Applied, CHECKED_EVERY};
 use super::decode::{self, Decoder};
 use super::directory::{Directories, find_below, xattrs};
 use super::form::{Draft, Finished, Form, LayerForm};
@@ -181,6 +181,9 @@ impl Reader<'_> {
             let position = archive.get_ref().position();
             self.member(&entry, position).context(|| format!("cannot unpack `{}`", shown(&entry.path)))?;
             self.applied.entries += 1;
+            if self.applied.entries.is_multiple_of(CHECKED_EVERY) {
+                archive.get_ref().check_members(self.applied.entries)?;
+            }
             if self.tree.as_mut().is_some_and(|tree| !tree.fits()) {
                 // The rest is still read, written and counted.
                 self.tree = None;

@@ -280,6 +280,24 @@ fn a_bomb_is_refused() {
     assert!(Decoder::new(nested.as_slice(), false, limits).unwrap().read_to_end(&mut Vec::new()).is_err());
 }
 
+/// Ten million members of a few kilobytes: what they cost is bounded, and they are refused before many are made.
+#[test]
+fn millions_of_members_from_next_to_nothing_are_refused() {
+    for form in forms() {
+        let one = tar(&[file("a/b", b"")]);
+        let members: Vec<u8> = one[..512].repeat(4096);
+        let mut bomb = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        for _ in 0..64 {
+            std::io::Write::write_all(&mut bomb, &members).unwrap();
+        }
+        let sandbox = Sandbox::of_form(form);
+        let archive = docker_archive("evil", &[bomb.finish().unwrap()]);
+        let error = sandbox.store.load(archive.as_slice()).unwrap_err().one_line();
+        assert!(error.contains("members from"), "{error}");
+        assert!(sandbox.names("ingest").is_empty() && sandbox.names("layers").is_empty());
+    }
+}
+
 /// The checksum of the first header, right again.
 fn reseal(archive: &mut [u8]) {
     archive[148..156].fill(b' ');
