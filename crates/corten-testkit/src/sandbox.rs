@@ -285,6 +285,12 @@ const KEPT: &[&str] = &[
     "store/layers",
     "store/leases",
     "store/locks",
+    "store/names",
+    "store/reserve",
+    "store/reserve/0",
+    "store/reserve/1",
+    "store/reserve/2",
+    "store/reserve/3",
     "store/trash",
 ];
 

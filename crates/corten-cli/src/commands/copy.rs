@@ -66,7 +66,7 @@ struct Archive {
     scratch: Scratch,
     file: PathBuf,
     /// The names that docker's description gives the image; nothing for an oci-archive.
-    docker: Option<Vec<String>>,
+    docker: Option<Vec<Reference>>,
 }
 
 impl Archive {
@@ -78,7 +78,7 @@ impl Archive {
             }
             Place::DockerArchive(file, name) => {
                 let name = name.as_deref().map(Reference::parse).transpose()?;
-                (file.clone(), None, Some(name.iter().map(Reference::familiar).collect()))
+                (file.clone(), None, Some(name.into_iter().collect()))
             }
             _ => return Ok(None),
         };

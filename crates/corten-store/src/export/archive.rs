@@ -197,12 +197,7 @@ impl Store {
         for entry in entries {
             let document = &entry.document;
             let descriptor = |name: Option<&Reference>| -> Result<Value> {
-                let mut annotations = BTreeMap::new();
-                if let Some(name) = name {
-                    annotations.insert("io.containerd.image.name".to_owned(), name.to_string());
-                    let tag = name.tag().unwrap_or_default().to_owned();
-                    annotations.insert("org.opencontainers.image.ref.name".to_owned(), tag);
-                }
+                let annotations = name.map(annotations).unwrap_or_default();
                 let platform = entry.image.as_ref().filter(|_| document.kind == Kind::Image);
                 let descriptor = Descriptor {
                     media_type: document.media_type.clone(),
@@ -224,6 +219,15 @@ impl Store {
         }
         Ok(json!({"schemaVersion": 2, "mediaType": media_type::INDEX, "manifests": manifests}))
     }
+}
+
+/// How an index says which name an image has: docker's annotation and the specification's.
+pub(super) fn annotations(name: &Reference) -> BTreeMap<String, String> {
+    let tag = name.tag().unwrap_or_default().to_owned();
+    BTreeMap::from([
+        ("io.containerd.image.name".to_owned(), name.to_string()),
+        ("org.opencontainers.image.ref.name".to_owned(), tag),
+    ])
 }
 
 fn hash(file: &Arc<File>, expected: &Digest) -> Result<Digest> {

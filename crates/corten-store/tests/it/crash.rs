@@ -4,6 +4,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use corten_store::{Base, Compress, PrepareRequest, RootfsRequest, SaveRequest};
+use corten_testkit::require;
+use corten_testkit::skip::is_root;
 use corten_types::Reference;
 use corten_types::image_spec::{History, ImageConfig};
 
@@ -39,7 +41,7 @@ fn child_moves_everything_there_is() {
         let name = |text: &str| Reference::parse(text).unwrap();
         let target = store.target("app:1").unwrap().digest;
         store.tag(&target, &name(&format!("kept:{}", round % 3))).unwrap();
-        let out = std::fs::File::create("saved.tar").unwrap();
+        let out = std::fs::File::options().write(true).create(true).truncate(true).open("saved.tar").unwrap();
         let names = ["app:1".to_owned()];
         store.save(&SaveRequest { names: &names, platform: None }, &out).unwrap();
         let compress = [None, Some(Compress::Gzip(1)), Some(Compress::Zstd(1))][round % 3];
@@ -182,10 +184,7 @@ fn a_kill_amid_save_tag_remove_squash_and_collection_is_repaired() {
 
 /// A small file system of its own; what the test does there.
 fn on_tmpfs(options: &std::ffi::CStr, work: impl FnOnce(&std::path::Path) + std::panic::UnwindSafe) {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: only root mounts a tmpfs");
-        return;
-    }
+    require!(is_root(), "only root mounts a tmpfs");
     let dir = tempfile::tempdir().unwrap();
     let flags = rustix::mount::MountFlags::empty();
     rustix::mount::mount("tmpfs", dir.path(), "tmpfs", flags, Some(options)).unwrap();
@@ -197,7 +196,8 @@ fn on_tmpfs(options: &std::ffi::CStr, work: impl FnOnce(&std::path::Path) + std:
 
 /// Takes all that is left: bytes, then names.
 fn fill(dir: &std::path::Path) {
-    let bytes = std::fs::File::create(dir.join("filler"));
+    let new = |path: std::path::PathBuf| std::fs::File::options().write(true).create_new(true).open(path);
+    let bytes = new(dir.join("filler"));
     if let Ok(mut bytes) = bytes {
         for size in [64 * 1024, 4096, 1] {
             while std::io::Write::write_all(&mut bytes, &vec![1; size]).is_ok() {}
@@ -206,7 +206,7 @@ fn fill(dir: &std::path::Path) {
     let names = dir.join("names");
     if std::fs::create_dir(&names).is_ok() {
         for number in 0.. {
-            if std::fs::File::create(names.join(number.to_string())).is_err() {
+            if new(names.join(number.to_string())).is_err() {
                 break;
             }
         }
@@ -236,7 +236,7 @@ fn on_a_disk_without_room_or_names_images_are_listed_removed_and_pruned() {
             store.collect_garbage().unwrap();
             store.do_chores().unwrap();
             assert_eq!(store.images().unwrap().len(), 1);
-            std::fs::remove_dir_all(dir.join("names")).unwrap_or_default();
+            corten_fs::Root::open_ambient(dir).unwrap().remove_all("names").unwrap_or_default();
             std::fs::remove_file(dir.join("filler")).unwrap_or_default();
             assert!(store.check(true).unwrap().damage.is_empty());
             let layer = tar(&[file("f", b"one")]);

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::os::fd::AsFd;
 
 use corten_store::{Base, PrepareRequest};
+use corten_testkit::require;
+use corten_testkit::skip::is_root;
 
 use crate::support::{Sandbox, dir, docker_archive, file, tar};
 
@@ -47,9 +49,7 @@ fn nobody_else_may_read_the_store() {
 
 #[test]
 fn layers_and_a_writable_directory_make_a_root() {
-    if !rustix::process::geteuid().is_root() {
-        return;
-    }
+    require!(is_root(), "only root makes devices");
     let sandbox = Sandbox::new();
     let below = tar(&[
         dir("./", 0o751),

@@ -3,6 +3,9 @@
 use std::path::Path;
 use std::process::Command;
 
+use corten_testkit::require;
+use corten_testkit::skip::is_root;
+
 use crate::support::{Sandbox, docker_archive, forms, tree};
 
 /// A tree with everything that tar carries, packed by GNU tar in its formats.
@@ -31,9 +34,8 @@ fn pack(dir: &Path, arguments: &[&str]) -> Option<Vec<u8>> {
 #[test]
 fn the_tree_is_gnu_tars() {
     let work = tempfile::tempdir().unwrap();
-    if Command::new("tar").arg("--version").output().is_err() || !rustix::process::geteuid().is_root() {
-        return;
-    }
+    require!(Command::new("tar").arg("--version").output().is_ok(), "GNU tar is not installed");
+    require!(is_root(), "only root makes devices");
     for arguments in [
         &["--format=gnu"][..],
         &["--format=gnu", "--sparse"],

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use corten_fs::tar::{Kind, Member, Time};
 use corten_store::{Base, Form, PrepareRequest};
+use corten_testkit::require;
 use proptest::prelude::*;
 
 use crate::support::{Sandbox, docker_archive, forms, sha256, tar};
@@ -300,9 +301,7 @@ proptest! {
 #[test]
 fn a_store_holds_both_forms_side_by_side() {
     let sandbox = Sandbox::of_form(Form::Directory);
-    if forms().len() < 2 {
-        return;
-    }
+    require!(forms().len() > 1, "EROFS images cannot be mounted here");
     let below = tar(&[crate::support::dir("d/", 0o750), crate::support::file("d/below", b"1")]);
     let above = tar(&[crate::support::file("d/above", b"2")]);
     sandbox.store.load(docker_archive("below:1", std::slice::from_ref(&below)).as_slice()).unwrap();

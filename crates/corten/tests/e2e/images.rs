@@ -170,7 +170,7 @@ fn an_archive_in_any_of_docker_s_compressions_is_loaded_and_imported() {
             continue;
         }
         let packed = sandbox.work().join(format!("app.tar.{suffix}"));
-        let out = std::fs::File::create(&packed).unwrap();
+        let out = std::fs::File::options().write(true).create_new(true).open(&packed).unwrap();
         let done = std::process::Command::new(program).args(["-c".as_ref(), archive.as_os_str()]).stdout(out).status();
         assert!(done.unwrap().success());
         let path = packed.to_str().unwrap();
