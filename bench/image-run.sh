@@ -28,9 +28,14 @@ if [ $# = 0 ]; then
 fi
 
 work=$(mktemp -d "${BENCH_DIR:-/var/tmp}/corten-bench.XXXXXX")
-trap 'rm -rf "$work"' EXIT
+trap 'clear_away "$work"' EXIT
 timer=${TIMER:-$work/timer}
 [ -n "${TIMER-}" ] || cc -O2 -o "$timer" "$here/timer.c"
+
+# Removes a store; the work that it still does in the background may put something back for a moment.
+clear_away() {
+  for _ in 1 2 3 4 5; do rm -rf "$1" 2>/dev/null && return; sleep 1; done
+}
 
 # The engine NAME with a store of its own for the test KIND.
 engine() {
@@ -47,7 +52,7 @@ if [ -z "$archive" ]; then
   tar -C / -cf - usr | $maker import - localhost/bench:latest >/dev/null
   archive=$work/archive.tar
   $maker save -o "$archive" localhost/bench:latest
-  rm -rf "$work/made-corten-directory"
+  clear_away "$work/made-corten-directory"
 fi
 image=$(tar -xOf "$archive" manifest.json | sed 's/.*"RepoTags":\["\([^"]*\)".*/\1/')
 
@@ -87,7 +92,7 @@ for test in $tests; do
     if [ "$name" = docker ]; then
       docker rmi -f "$image" $(docker images -q localhost/many) >/dev/null 2>&1 || true
     fi
-    rm -rf "$work/$test-$name"
+    clear_away "$work/$test-$name"
   done
 done
 
@@ -101,6 +106,6 @@ case " $tests " in *" rmi "*)
     start=$(date +%s%N)
     while [ "$(du -sm "$work/space-$name" | cut -f1)" -gt 4 ]; do sleep 0.02; done
     echo "## space of $name back after $((($(date +%s%N) - start) / 1000000)) ms"
-    rm -rf "$work/space-$name"
+    clear_away "$work/space-$name"
   done ;;
 esac
