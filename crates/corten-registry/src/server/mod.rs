@@ -186,6 +186,9 @@ impl Server {
         let limit = registry.config.stop_timeout.map_or(STOP_TIMEOUT, |span| span.0);
         let limits = registry.config.limits.clone();
         let run = async {
+            // A program that writes to a client who went away is ended by default: the error is enough.
+            let _pipe = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::pipe())
+                .context(|| "cannot wait for SIGPIPE")?;
             let signals = tokio::spawn(stop_on_signals(stop.clone())?);
             let background = tokio::spawn(collect::background(Arc::clone(&registry), stop.subscribe()));
             let registry_answer = Arc::new(handle::Front::Registry(Arc::clone(&registry)));

@@ -164,6 +164,25 @@ fn two_hundred_uploads_at_once_are_held_in_bounded_memory() {
 }
 
 #[test]
+fn clients_that_go_away_do_not_end_the_server() {
+    let sandbox = sandbox();
+    let server = Server::start(&sandbox);
+    // Requests behind each other whose answers nobody reads: closed with bytes unread, the connection is reset.
+    for _ in 0..100 {
+        let mut stream = TcpStream::connect(&server.address).unwrap();
+        let requests = "GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n".repeat(50);
+        stream.write_all(requests.as_bytes()).unwrap();
+        let mut first = [0; 1];
+        stream.read_exact(&mut first).unwrap();
+    }
+    assert_eq!(server.ask("GET", "/v2/", b"").0, 200);
+    // SIGPIPE, 13, is caught.
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.child.id())).unwrap();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+    assert_eq!(u64::from_str_radix(caught.trim(), 16).unwrap() >> 12 & 1, 1, "{caught}");
+}
+
+#[test]
 fn metrics_have_an_address_of_their_own_without_a_password() {
     let sandbox = sandbox();
     std::fs::write(sandbox.work().join("users"), "me:$2b$04$abcdefghijklmnopqrstuu2r9OfJnfCsdneAXAGHnS4UpFFP8WIrW\n")
