@@ -26,7 +26,7 @@ use crate::runtime::{ContainerState, Status};
 const STATE: &str = "state.json";
 const STATE_NEW: &str = ".state.json.new";
 const CONFIG: &str = "config.json";
-const START: &str = "start";
+const START: &str = "exec.fifo";
 
 /// Longest id, bytes (a file name).
 const ID_LENGTH_MAX: usize = 255;

@@ -227,10 +227,11 @@ impl Runtime {
                 return Err(conflict(format!("cannot start a container in the {} state: `{id}`", status.as_str())));
             }
         }
+        // Before: a short program has ended by the time that the hooks are told its pid.
+        let state = ContainerState { status: Status::Running, ..container.state()? };
         if !container.directory.release_start()? {
             return Err(conflict(format!("cannot start a container that has stopped: `{id}`")));
         }
-        let state = ContainerState { status: Status::Running, ..container.state()? };
         hooks::run("poststart", &container.record.poststart, &state, None).inspect_err(|_| {
             let _also_failed = container.kill_and_wait().and_then(|()| container.destroy());
         })

@@ -272,12 +272,15 @@ impl Launcher {
     }
 }
 
+/// The name that runc gives the sealed file that enters a container: what watches for programs run from memory knows it.
+const NAME: &str = "runc_cloned:/proc/self/exe";
+
 fn memory_file() -> Result<OwnedFd> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     // MFD_EXEC must be asked for where vm.memfd_noexec is 1, and is unknown before Linux 6.3.
-    rustix::fs::memfd_create("corten-launcher", flags | MemfdFlags::EXEC)
-        .or_else(|_| rustix::fs::memfd_create("corten-launcher", flags))
-        .call(|| "memfd_create(\"corten-launcher\", MFD_EXEC)")
+    rustix::fs::memfd_create(NAME, flags | MemfdFlags::EXEC)
+        .or_else(|_| rustix::fs::memfd_create(NAME, flags))
+        .call(|| "memfd_create(<launcher>, MFD_EXEC)")
         .map_err(|error| match error.errno() {
             Some(13) => error.with_kind(ErrorKind::Unsupported).hint("the sysctl vm.memfd_noexec must not be 2"),
             _ => error,

@@ -29,14 +29,14 @@ fn begin() -> i32 {
 fn run(program: &OsStr, mut rest: Vec<OsString>) -> i32 {
     let name = std::path::Path::new(program).file_name().and_then(OsStr::to_str).unwrap_or_default();
     if matches!(name, "corten-runtime" | "runc" | "crun") {
-        return runtime(rest);
+        return runtime(name, rest);
     }
     let role = rest.first().and_then(|word| word.to_str()).unwrap_or_default().to_owned();
     if matches!(role.as_str(), "runtime" | "shim" | "init" | "hello") {
         rest.remove(0);
     }
     match role.as_str() {
-        "runtime" => runtime(rest),
+        "runtime" => runtime("corten-runtime", rest),
         "shim" => corten_shim::main(rest),
         "init" => corten_shim::init_main(rest),
         "hello" => corten_cli::hello::main().into(),
@@ -47,10 +47,10 @@ fn run(program: &OsStr, mut rest: Vec<OsString>) -> i32 {
     }
 }
 
-fn runtime(args: Vec<OsString>) -> i32 {
+fn runtime(name: &str, args: Vec<OsString>) -> i32 {
     ALLOCATOR.open();
     end_with_the_reader();
-    corten_cli::runtime::main(args, &environment()).into()
+    corten_cli::runtime::main(name, args, &environment()).into()
 }
 
 /// Rust ignores SIGPIPE; `corten ps | head -n 1` should end as quietly as any program does.

@@ -2,20 +2,21 @@
 
 use std::fmt::Write;
 
-use super::PROGRAM;
 use super::arguments::{Flag, Takes};
 use super::table::{COMMANDS, Command, GLOBALS};
 
-/// What `--version` shows; engines read the first line and the one with `spec:`.
-pub(super) fn version() -> String {
-    format!("{PROGRAM} version {}\nspec: {}\n", env!("CARGO_PKG_VERSION"), corten_types::runtime_spec::VERSION)
+/// What `--version` shows; engines read the first line and those with `commit:` and `spec:`.
+pub(super) fn version(program: &str) -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    let specification = corten_types::runtime_spec::VERSION;
+    format!("{program} version {version}\ncommit: v{version}\nspec: {specification}\n")
 }
 
 /// What `--help` shows.
-pub(super) fn program() -> String {
+pub(super) fn program(program: &str) -> String {
     let mut text = format!(
-        "NAME:\n   {PROGRAM} - Open Container Initiative runtime of Corten\n\n\
-         USAGE:\n   {PROGRAM} [global options] command [command options] [arguments...]\n\n\
+        "NAME:\n   {program} - Open Container Initiative runtime of Corten\n\n\
+         USAGE:\n   {program} [global options] command [command options] [arguments...]\n\n\
          VERSION:\n   {}\n\nCOMMANDS:\n",
         env!("CARGO_PKG_VERSION")
     );
@@ -27,9 +28,9 @@ pub(super) fn program() -> String {
 }
 
 /// What `COMMAND --help` shows.
-pub(super) fn command(command: &Command) -> String {
+pub(super) fn command(program: &str, command: &Command) -> String {
     let name = command.name;
-    let mut text = format!("NAME:\n   {PROGRAM} {name} - {}\n\nUSAGE:\n   {PROGRAM} {name}", command.summary);
+    let mut text = format!("NAME:\n   {program} {name} - {}\n\nUSAGE:\n   {program} {name}", command.summary);
     if !command.flags.is_empty() {
         text.push_str(" [command options]");
     }
@@ -83,7 +84,7 @@ mod tests {
 
     #[test]
     fn help_is_rendered_from_the_table() {
-        insta::assert_snapshot!(command(super::super::table::find("delete".as_ref()).unwrap()), @r"
+        insta::assert_snapshot!(command("corten-runtime", super::super::table::find("delete".as_ref()).unwrap()), @r"
         NAME:
            corten-runtime delete - delete a container and everything it holds
 
@@ -94,8 +95,8 @@ mod tests {
            --force, -f  kill it first where it runs; no error where it does not exist
         ");
         for row in COMMANDS {
-            assert!(program().contains(row.summary), "{}", row.name);
-            assert!(command(row).contains(row.name));
+            assert!(program("runc").contains(row.summary), "{}", row.name);
+            assert!(command("runc", row).contains(row.name));
         }
     }
 }

@@ -31,9 +31,6 @@ use arguments::Arguments;
 use log::Log;
 use table::Command;
 
-/// The name in messages and help.
-const PROGRAM: &str = "corten-runtime";
-
 /// What a command needs beside its own arguments.
 struct Context<'a> {
     environment: &'a Environment,
@@ -45,19 +42,20 @@ struct Context<'a> {
     log: &'a Log,
 }
 
-/// Runs one command of runc's command line (`args` without the program's name) and returns the exit code.
-pub fn main(args: Vec<OsString>, environment: &Environment) -> u8 {
+/// Runs one command of runc's command line and returns the exit code. `program` is the name in messages and help, which is
+/// not among `args`.
+pub fn main(program: &str, args: Vec<OsString>, environment: &Environment) -> u8 {
     let mut words = args.clone().into_iter();
     let globals = match Arguments::read_leading(&mut words, table::GLOBALS) {
         Ok(globals) => globals,
-        Err(error) => return misused(&error, None, &Log::standard()),
+        Err(error) => return misused(program, &error, None, &Log::standard()),
     };
     if globals.is_set("version") {
-        return print(&help::version());
+        return print(&help::version(program));
     }
     let name = words.next().unwrap_or_default();
     if globals.is_set("help") || name.is_empty() {
-        return print(&help::program());
+        return print(&help::program(program));
     }
     let log = match Log::open(&globals, environment) {
         Ok(log) => log,
@@ -68,18 +66,19 @@ pub fn main(args: Vec<OsString>, environment: &Environment) -> u8 {
     };
     if name == "help" || name == "h" {
         return match words.next().map(|topic| table::find(&topic)) {
-            None => print(&help::program()),
-            Some(Some(command)) => print(&help::command(command)),
-            Some(None) => no_topic(&log, "that command"),
+            None => print(&help::program(program)),
+            Some(Some(command)) => print(&help::command(program, command)),
+            Some(None) => no_topic(program, &log, "that command"),
         };
     }
     let Some(command) = table::find(&name) else {
-        return no_topic(&log, &name.to_string_lossy());
+        return no_topic(program, &log, &name.to_string_lossy());
     };
-    dispatch(command, words, globals, environment, &log)
+    dispatch(program, command, words, globals, environment, &log)
 }
 
 fn dispatch(
+    program: &str,
     command: &'static Command,
     mut words: std::vec::IntoIter<OsString>,
     globals: Arguments,
@@ -89,13 +88,13 @@ fn dispatch(
     let arguments =
         match Arguments::read(&mut words, &[command.flags, table::COMMAND_HELP, table::GLOBALS], command.order) {
             Ok(arguments) => arguments,
-            Err(error) => return misused(&error, Some(command), log),
+            Err(error) => return misused(program, &error, Some(command), log),
         };
     if arguments.is_set("help") {
-        return print(&help::command(command));
+        return print(&help::command(program, command));
     }
-    if let Err(error) = command.check_count(arguments.operands.len()) {
-        return misused(&error, Some(command), log);
+    if let Err(error) = command.check_count(program, arguments.operands.len()) {
+        return misused(program, &error, Some(command), log);
     }
     log.debug(|| format!("{} {:?}", command.name, arguments.operands));
     let outcome =
@@ -193,16 +192,16 @@ fn lexically_clean(path: &Path) -> PathBuf {
 }
 
 /// The usage, then the error, as runc shows a command line it cannot read.
-fn misused(error: &Error, command: Option<&'static Command>, log: &Log) -> u8 {
-    let usage = command.map_or_else(help::program, help::command);
+fn misused(program: &str, error: &Error, command: Option<&'static Command>, log: &Log) -> u8 {
+    let usage = command.map_or_else(|| help::program(program), |command| help::command(program, command));
     print(&format!("Incorrect Usage.\n\n{usage}"));
     log.error(error);
     command.map_or(1, |command| command.failure.min(1))
 }
 
-fn no_topic(log: &Log, name: &str) -> u8 {
+fn no_topic(program: &str, log: &Log, name: &str) -> u8 {
     log.error(
-        &Error::invalid(format!("No help topic for '{name}'")).hint(format!("`{PROGRAM} --help` lists the commands")),
+        &Error::invalid(format!("No help topic for '{name}'")).hint(format!("`{program} --help` lists the commands")),
     );
     3
 }

@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use corten_types::{Error, Result};
 
 use super::arguments::{Arguments, Flag, Order};
-use super::{Context, PROGRAM, checkpoint, events, exec, features, lifecycle, list, ps, spec, update};
+use super::{Context, checkpoint, events, exec, features, lifecycle, list, ps, spec, update};
 
 /// One command.
 pub(super) struct Command {
@@ -40,7 +40,7 @@ impl Command {
     }
 
     /// Whether the number of operands fits.
-    pub(super) fn check_count(&self, given: usize) -> Result<()> {
+    pub(super) fn check_count(&self, program: &str, given: usize) -> Result<()> {
         let (least, most) = self.count;
         let name = self.name;
         let wanted = match () {
@@ -49,7 +49,7 @@ impl Command {
             () if given > most => format!("a maximum of {most}"),
             () => return Ok(()),
         };
-        Err(Error::invalid(format!("{PROGRAM}: \"{name}\" requires {wanted} argument(s)")))
+        Err(Error::invalid(format!("{program}: \"{name}\" requires {wanted} argument(s)")))
     }
 }
 
@@ -235,8 +235,9 @@ mod tests {
 
     #[test]
     fn the_number_of_operands_is_checked_in_runcs_words() {
-        let message =
-            |name: &str, given| find(name.as_ref()).unwrap().check_count(given).unwrap_err().message().to_owned();
+        let message = |name: &str, given| {
+            find(name.as_ref()).unwrap().check_count("corten-runtime", given).unwrap_err().message().to_owned()
+        };
         assert_eq!(message("start", 2), "corten-runtime: \"start\" requires exactly 1 argument(s)");
         assert_eq!(message("kill", 0), "corten-runtime: \"kill\" requires a minimum of 1 argument(s)");
         assert_eq!(message("kill", 3), "corten-runtime: \"kill\" requires a maximum of 2 argument(s)");

@@ -92,7 +92,11 @@ impl Cgroup {
             let sub = below.of(hierarchy)?;
             match hierarchy.version {
                 Version::V1 => entry.first.push(open_tasks(hierarchy, &sub)?),
-                Version::V2 => entry.second = Some(open_second(hierarchy, &sub, init)?),
+                // Who names the container's own cgroup wants that and no other.
+                Version::V2 => {
+                    let init = init.filter(|_| sub_cgroups.is_empty());
+                    entry.second = Some(open_second(hierarchy, &sub, init)?);
+                }
             }
         }
         Ok(entry)
@@ -147,9 +151,11 @@ fn open_second(hierarchy: &Hierarchy, sub: &str, init: Option<Pid>) -> Result<Di
     if !delegated {
         return directory;
     }
-    match unified_path_of(init.as_raw_nonzero().get()).map(|path| path_below(&path, &hierarchy.path).map(str::to_owned))
-    {
-        Ok(Some(sub)) if !sub.is_empty() => open_below(hierarchy, &sub),
+    let Ok(path) = unified_path_of(init.as_raw_nonzero().get()) else { return directory };
+    match (path_below(&path, &hierarchy.path), &directory) {
+        (Some(sub), _) if !sub.is_empty() => open_below(hierarchy, sub),
+        // The container left for another cgroup, and its own was removed.
+        (None, Err(error)) if error.kind() == ErrorKind::NotFound => hierarchy.open(path.trim_matches('/')),
         _ => directory,
     }
 }

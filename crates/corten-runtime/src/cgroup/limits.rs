@@ -49,9 +49,10 @@ pub(super) fn check_usage(resources: &Resources, current: Current<'_>) -> Result
     };
     let read = |file| current("memory", file).and_then(|text| text.trim().parse::<i64>().ok());
     let Some(usage) = read("memory.current").or_else(|| read("memory.usage_in_bytes")) else { return Ok(()) };
-    for (name, limit) in [("limit", memory.limit), ("swap", memory.swap)] {
+    for (name, what, limit) in [("swap", "memory+swap", memory.swap), ("limit", "memory", memory.limit)] {
         if let Some(limit) = limit.filter(|limit| *limit > 0 && *limit <= usage) {
-            let message = format!("`linux.resources.memory.{name}` is {limit}, not above the {usage} bytes in use");
+            // runc's words: its users look for them.
+            let message = format!("`linux.resources.memory.{name}`: rejecting {what} limit {limit} <= usage {usage}");
             return Err(Error::new(ErrorKind::Conflict, message));
         }
     }
@@ -342,7 +343,7 @@ mod tests {
         };
         let resources = Resources { memory: Some(memory), ..Resources::default() };
         let usage = |_: &str, file: &str| (file == "memory.current").then(|| "8192\n".to_owned());
-        assert!(check_usage(&resources, &usage).unwrap_err().message().contains("8192 bytes in use"));
+        assert!(check_usage(&resources, &usage).unwrap_err().message().contains("<= usage 8192"));
         assert!(check_usage(&resources, &|_, _| None).is_ok());
     }
 }

@@ -86,6 +86,7 @@ fn create_in(
     };
     let cgroup = Cgroup::plan(&cgroup_request)?;
     let mut init_plan = build_plan(&spec, linux, &namespaces, &bundle, &cgroup, &request)?;
+    init_plan.process.notes.extend(super::steps(None, "init: closing the pipe to signal completion"));
     init_plan.stdio = {
         let process = spec.process.as_ref();
         let size = process.and_then(|process| process.console_size.clone());

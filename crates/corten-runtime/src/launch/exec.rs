@@ -62,8 +62,11 @@ pub(crate) fn exec(record: &Record, spec: &Spec, cgroup: &Cgroup, request: ExecR
         preserve_fds: request.preserve_fds,
         affinity: affinity(request.process.exec_cpu_affinity.as_ref())?,
     };
-    let entry = cgroup.exec_entry(&request.cgroups, Pid::from_raw(init.pid))?;
-    let mut parent = Parent { child: spawn_into(&mut plan, &entry)?, terminal: None, warnings: Vec::new() };
+    plan.process.notes.extend(super::steps(plan.affinity[0].as_ref(), "setns_init: about to exec"));
+    let entry = cgroup.exec_entry(&request.cgroups, Pid::from_raw(init.pid));
+    let entry = entry.context(|| "error adding pid of the new process to cgroups")?;
+    let child = spawn_into(&mut plan, &entry)?;
+    let mut parent = Parent { child, terminal: None, warnings: Vec::new() };
     let outcome = parent.converse(&plan, linux, console.as_ref(), record, request.pid_file.as_deref());
     match outcome {
         Ok(()) => Ok(Started {
@@ -164,7 +167,8 @@ fn enter(plan: &mut ExecPlan, origin: &Origin<'_>, direct: bool) -> Result<()> {
         sched_setaffinity(None, set).call(|| "sched_setaffinity(<initial>)")?;
     }
     if let Some(entry) = origin.entry {
-        entry.join_self(origin.born_inside).context(|| "cannot enter the cgroup")?;
+        // runc's words, as above: its users look for them.
+        entry.join_self(origin.born_inside).context(|| "error adding pid of the new process to cgroups")?;
     }
     spawn::use_every_cpu();
     let kinds = if direct { plan.kinds & !namespace::NEWPID } else { plan.kinds };

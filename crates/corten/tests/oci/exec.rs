@@ -138,3 +138,29 @@ fn the_pidfd_arrives_at_the_socket() {
     assert!(gone);
     delete(&sandbox);
 }
+
+#[test]
+fn it_follows_the_first_process_to_the_cgroup_that_this_went_to() {
+    let sandbox = sandbox();
+    corten_testkit::require!(!sandbox.is_rootless(), "needs a cgroup");
+    corten_testkit::require!(corten_testkit::skip::has_cgroup_v2_only(), "on cgroup v1 every exec names its cgroup");
+    let path = format!("{}/other", sandbox.cgroup());
+    let mut bundle =
+        script(&sandbox, &format!("echo 1 >/sys/fs/cgroup{path}/cgroup.procs && touch /out/moved; sleep 1000"));
+    let out = sandbox.directory("out");
+    bundle.mount("/out", "bind", out.to_str().unwrap(), &["bind", "rw"]);
+    for mount in bundle.spec.mounts.iter_mut().filter(|mount| mount.kind == "cgroup") {
+        mount.options.retain(|option| option != "ro");
+    }
+    bundle.share(corten_types::runtime_spec::NamespaceKind::Cgroup);
+    bundle.write();
+    detached(&sandbox, &["create", "-b", bundle.directory.to_str().unwrap(), "c"]).ok();
+    let other = format!("/sys/fs/cgroup{path}");
+    std::fs::create_dir(&other).unwrap();
+    sandbox.runtime(["start", "c"]).ok();
+    assert!(corten_testkit::run::eventually(LIMIT, || out.join("moved").exists()));
+    std::fs::remove_dir(format!("/sys/fs/cgroup{}/box", sandbox.cgroup())).unwrap();
+    sandbox.runtime(["exec", "c", "cat", "/proc/self/cgroup"]).ok().prints(&format!("0::{path}"));
+    delete(&sandbox);
+    assert!(corten_testkit::run::eventually(LIMIT, || std::fs::remove_dir(&other).is_ok()));
+}
