@@ -4,6 +4,8 @@
 //! `type` written `kind`. Unknown properties are ignored, as the specification asks; `null` is an absent value, as Go's
 //! encoder writes it. [`Spec::parse`] says which field is wrong. Meaning is checked by the runtime, not here.
 
+mod example;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize};
