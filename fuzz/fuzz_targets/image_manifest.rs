@@ -1,23 +1,7 @@
 //! Manifests, indexes, configurations, references and digests: any bytes give one of them or an error in words.
 #![no_main]
 
-use corten_types::image_spec::{Document, ImageConfig, media_type};
-use corten_types::{Digest, Reference};
-use libfuzzer_sys::fuzz_target;
+#[path = "../bodies/image_manifest.rs"]
+mod body;
 
-fuzz_target!(|bytes: &[u8]| {
-    for claimed in [None, Some(media_type::MANIFEST), Some(media_type::DOCKER_LIST)] {
-        if let Err(error) = Document::parse(bytes, claimed) {
-            assert!(!error.report().is_empty());
-        }
-    }
-    drop(ImageConfig::parse(bytes));
-    let Ok(text) = std::str::from_utf8(bytes) else { return };
-    if let Ok(reference) = Reference::parse(text) {
-        assert_eq!(Reference::parse(&reference.familiar()).expect("the short form is a reference"), reference);
-        assert_eq!(Reference::parse(&reference.to_string()).expect("the full form is a reference"), reference);
-    }
-    if let Ok(digest) = Digest::parse(text) {
-        assert_eq!(digest.to_string(), text);
-    }
-});
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| body::check(bytes));

@@ -10,6 +10,7 @@
 //! registry  a registry on loopback, well-behaved or hostile
 //! bundle    OCI bundles as the reference runtime's `spec` writes them
 //! leak      what a test left behind: mounts, cgroups, interfaces, nft rules, processes, descriptors, files
+//! mutate    broken inputs for parsers, the same in every run
 //! skip      tests that cannot run here say why, and are counted
 //! wire      a proxy, and a line that breaks
 //! world     a private mount and network namespace for real engines
@@ -28,6 +29,7 @@ pub mod bundle;
 pub mod host;
 pub mod image;
 pub mod leak;
+pub mod mutate;
 pub mod registry;
 pub mod run;
 pub mod sandbox;

@@ -199,6 +199,13 @@ pub fn eventually(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
     }
 }
 
+/// How often an attack or a cycle is tried: `CORTEN_TEST_ROUNDS`, or else `few`; a tenth on an emulated machine.
+pub fn rounds(few: usize) -> usize {
+    let wanted = std::env::var("CORTEN_TEST_ROUNDS").ok().and_then(|count| count.parse().ok());
+    let few = if std::env::var_os("CORTEN_TEST_SLOW").is_some() { few.div_ceil(10) } else { few };
+    wanted.unwrap_or(few)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

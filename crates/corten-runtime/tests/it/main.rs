@@ -4,4 +4,5 @@
 
 mod cgroup;
 mod hostile_config;
+mod mutated;
 mod seccomp;

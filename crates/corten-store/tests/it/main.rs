@@ -7,6 +7,7 @@ mod crash;
 mod forms;
 mod hostile;
 mod load;
+mod mutated;
 mod oracle;
 mod property;
 mod receive;
