@@ -179,6 +179,36 @@ fn the_rarer_limits_reach_the_kernel_too() {
     assert!(error.message().contains("linux.resources.blockIO.throttleReadBpsDevice[0]"), "{}", error.report());
 }
 
+/// `MAJOR:MINOR` of a device whose queue BFQ orders.
+fn bfq_device() -> Option<(u32, u32)> {
+    let queues = std::fs::read_dir("/sys/block").ok()?.flatten();
+    let mut ordered = queues.filter(|entry| {
+        std::fs::read_to_string(entry.path().join("queue/scheduler")).is_ok_and(|text| text.contains("[bfq]"))
+    });
+    let number = std::fs::read_to_string(ordered.next()?.path().join("dev")).ok()?;
+    let (major, minor) = number.trim().split_once(':')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
+#[test]
+fn weights_of_block_devices_reach_the_kernel() {
+    const FILES: [&str; 3] = ["blkio.bfq.weight", "io.bfq.weight", "blkio.weight"];
+    let plain = make("weights", "{}");
+    let paths = plain.paths();
+    let directory = PathBuf::from(paths.get("blkio").unwrap_or_else(|| &paths[""]));
+    let known = FILES.iter().any(|file| directory.join(file).exists());
+    corten_testkit::require!(known, "this kernel weighs no block devices");
+    plain.update(&resources(r#"{"blockIO":{"weight":300}}"#)).unwrap();
+    assert!(read(&plain, "blkio", &FILES).ends_with("300"), "{}", read(&plain, "blkio", &FILES));
+    let Some((major, minor)) = bfq_device() else {
+        return corten_testkit::skip::skip("no device has BFQ as its scheduler: the weight of one device");
+    };
+    let one = format!(r#"{{"blockIO":{{"weightDevice":[{{"major":{major},"minor":{minor},"weight":700}}]}}}}"#);
+    plain.update(&resources(&one)).unwrap();
+    let seen = read(&plain, "blkio", &["blkio.bfq.weight_device", "io.bfq.weight", "blkio.weight_device"]);
+    assert!(seen.contains(&format!("{major}:{minor} 700")), "{seen}");
+}
+
 #[test]
 fn an_update_goes_up_and_down_and_a_failed_one_changes_nothing() {
     let cgroup = make("update", r#"{"memory":{"limit":67108864,"swap":67108864}}"#);
@@ -380,9 +410,8 @@ fn running_out_of_memory_is_noticed_and_counted() {
 #[test]
 fn huge_pages_are_limited_where_the_kernel_has_them() {
     let hugetlb = std::fs::read_to_string("/sys/fs/cgroup/unified/cgroup.controllers").unwrap_or_default();
-    if !hugetlb.contains("hugetlb") || !Path::new("/sys/kernel/mm/hugepages/hugepages-2048kB").exists() {
-        return;
-    }
+    let has_pages = Path::new("/sys/kernel/mm/hugepages/hugepages-2048kB").exists();
+    corten_testkit::require!(hugetlb.contains("hugetlb") && has_pages, "no hugetlb controller on this kernel");
     let cgroup = make("huge", r#"{"hugepageLimits":[{"pageSize":"2MB","limit":4194304}]}"#);
     assert_eq!(read(&cgroup, "", &["hugetlb.2MB.max"]), "4194304");
     assert_eq!(read(&cgroup, "", &["hugetlb.2MB.rsvd.max"]), "4194304");
@@ -408,9 +437,7 @@ fn an_ordinary_user_goes_without_unless_something_was_asked_for() {
 
 #[test]
 fn an_ordinary_user_makes_cgroups_in_a_delegated_part() {
-    if !unified() {
-        return;
-    }
+    corten_testkit::require!(unified(), "delegation is cgroup2's");
     let part = PathBuf::from(format!("/sys/fs/cgroup/corten-delegated-{}", std::process::id()));
     std::fs::create_dir(&part).unwrap();
     std::fs::create_dir(part.join("mine")).unwrap();
@@ -427,9 +454,7 @@ fn an_ordinary_user_makes_cgroups_in_a_delegated_part() {
 #[test]
 fn all_this_holds_without_cgroup2_too() {
     const SECOND: &str = "/sys/fs/cgroup/unified";
-    if !Path::new(SECOND).join("cgroup.procs").exists() {
-        return;
-    }
+    corten_testkit::require!(Path::new(SECOND).join("cgroup.procs").exists(), "no cgroup2 beside cgroup v1 here");
     let script = format!("umount {SECOND} && exec \"$0\" cgroup:: --skip all_this_holds");
     let program = std::env::current_exe().unwrap();
     let output = Command::new("unshare").args(["-m", "sh", "-c", &script]).arg(program).output().unwrap();

@@ -103,8 +103,9 @@ fn a_user_namespace_loads_and_mounts() {
     for map in [Map::Single, Map::Range] {
         let sandbox = Sandbox::new();
         std::fs::write(sandbox.dir.path().join(ARCHIVE), &archive).unwrap();
-        if let Some((passed, text)) = run(&sandbox, map) {
-            assert!(passed, "{map:?}: {text}");
+        match run(&sandbox, map) {
+            Some((passed, text)) => assert!(passed, "{map:?}: {text}"),
+            None => corten_testkit::skip::skip(&format!("no user namespace with {map:?} can be made here")),
         }
     }
 }
@@ -115,7 +116,9 @@ fn ids_outside_the_map_fail_with_a_hint() {
     owned.0.uid = 70_000;
     let sandbox = Sandbox::new();
     std::fs::write(sandbox.dir.path().join(ARCHIVE), docker_archive("app", &[tar(&[owned])])).unwrap();
-    let Some((passed, text)) = run(&sandbox, Map::Range) else { return };
+    let Some((passed, text)) = run(&sandbox, Map::Range) else {
+        return corten_testkit::skip::skip("no user namespace with a range of ids can be made here");
+    };
     assert!(!passed);
     assert!(text.contains("user id 70000 is not mapped") && text.contains("/etc/subuid"), "{text}");
 }

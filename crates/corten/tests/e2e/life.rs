@@ -62,9 +62,7 @@ fn stop_asks_first_and_kills_later() {
 fn a_frozen_container_is_told_and_can_be_stopped() {
     let mut sandbox = sandbox();
     let tiny = sandbox.tiny();
-    if sandbox.is_rootless() {
-        return;
-    }
+    corten_testkit::require!(!sandbox.is_rootless(), "needs a cgroup");
     sandbox.corten(["run", "-d", "--name", "cold", &tiny, "sh", "-c", POLITE]).ok();
     wait_for(&sandbox, "cold", "ready");
     sandbox.corten(["pause", "cold"]).ok().prints("cold");
