@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use corten_testkit::run::{eventually, finish};
+use corten_testkit::run::{eventually, finish, rounds};
 use corten_testkit::skip::program;
 use corten_testkit::{Sandbox, require};
 
@@ -111,4 +111,95 @@ fn a_client_killed_at_any_moment_of_the_start_leaves_nothing_that_cannot_be_remo
         client.wait().unwrap();
     }
     remove_all(&sandbox);
+}
+
+/// Between what creates the container and what starts it there is no moment that leaves anything behind: whoever of
+/// command line, supervisor and first process makes one of these calls dies of it.
+#[test]
+fn whoever_dies_between_create_and_start_of_a_run_leaves_nothing() {
+    let mut sandbox = sandbox();
+    require!(program("strace").is_some(), "needs `strace` to choose the system call");
+    require!(std::env::var_os("CORTEN_TEST_SLOW").is_none(), "too slow on an emulated machine");
+    let tiny = sandbox.tiny();
+    let calls = [
+        "clone3",
+        "unshare",
+        "pivot_root",
+        "sethostname",
+        "fsopen",
+        "fsmount",
+        "move_mount",
+        "mount",
+        "prctl",
+        "capset",
+        "seccomp",
+        "execveat",
+        "setsid",
+        "signalfd4",
+        "memfd_create",
+        "socketpair",
+        "mknodat",
+        "renameat",
+        "close_range",
+    ];
+    for call in calls {
+        let inner = sandbox.corten_command(["run", "--rm", &tiny, "true"]);
+        let inject = format!("inject={call}:signal=KILL:when=1");
+        let mut command = sandbox.command("strace");
+        command.args(["-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=none", "-e", &inject]);
+        command.arg(inner.get_program()).args(inner.get_args());
+        let finished = finish(command, None, Duration::from_secs(30));
+        assert!(!finished.timed_out, "hangs when killed at {call}\n{}", finished.transcript());
+        sandbox.corten(["ps", "-a"]).ok();
+    }
+    remove_all(&sandbox);
+    sandbox.corten(["run", "--rm", &tiny, "echo", "fine"]).ok().prints("fine");
+}
+
+/// The sandbox counts mounts, cgroups, interfaces, rules, processes, descriptors and files at its end.
+#[test]
+fn many_starts_and_stops_leave_every_count_as_it_was() {
+    let mut sandbox = sandbox();
+    let tiny = sandbox.tiny();
+    for _ in 0..rounds(5) {
+        sandbox.corten(["run", "--rm", &tiny, "true"]).ok();
+        sandbox.corten(["run", "-d", "--name", "again", &tiny, "sleep", "600"]).ok();
+        sandbox.corten(["stop", "-t", "0", "again"]).ok();
+        sandbox.corten(["start", "again"]).ok();
+        sandbox.corten(["rm", "-f", "again"]).ok();
+    }
+    sandbox.corten(["ps", "-aq"]).ok().prints("");
+}
+
+/// Only on a machine that is nobody's: the kernel that `xtask/uml-run` boots.
+#[test]
+fn a_clock_that_jumps_by_ten_years_restarts_collects_and_times_out_nothing() {
+    let mut sandbox = sandbox();
+    let is_emulated = std::fs::read_to_string("/proc/cpuinfo").unwrap().contains("User Mode Linux");
+    require!(
+        is_emulated && !sandbox.is_rootless(),
+        "sets the machine's clock, which it does under User Mode Linux alone"
+    );
+    let tiny = sandbox.tiny();
+    sandbox.corten(["run", "-d", "--name", "box", "--restart", "always", &tiny, "sleep", "6000"]).ok();
+    let pid = |sandbox: &Sandbox| {
+        sandbox
+            .corten(["inspect", "--format", "{{.State.Pid}} {{.State.Status}} {{.RestartCount}}", "box"])
+            .ok()
+            .text()
+            .to_owned()
+    };
+    let before = pid(&sandbox);
+    let years = 315_360_000;
+    for seconds in [years, -2 * years, years] {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+        let there = rustix::time::Timespec { tv_sec: now.tv_sec + seconds, ..now };
+        rustix::time::clock_settime(rustix::time::ClockId::Realtime, there).unwrap();
+        assert_eq!(pid(&sandbox), before, "after {seconds} seconds");
+        sandbox.corten(["exec", "box", "echo", "here"]).ok().prints("here");
+        sandbox.corten(["run", "--rm", &tiny, "echo", "new"]).ok().prints("new");
+        sandbox.corten(["images"]).ok().shows("tiny");
+    }
+    sandbox.corten(["stop", "-t", "1", "box"]).ok();
+    sandbox.corten(["rm", "box"]).ok();
 }

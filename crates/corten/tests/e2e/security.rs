@@ -1,6 +1,8 @@
 //! Capabilities, --privileged, --security-opt: docker's defaults and what changes them.
 
-use corten_testkit::{Finished, Sandbox, require};
+use corten_testkit::run::rounds;
+use corten_testkit::tar::Entry;
+use corten_testkit::{Finished, Image, Sandbox, require};
 
 use crate::sandbox;
 
@@ -94,10 +96,44 @@ fn nothing_of_the_host_is_open_inside() {
         ])
         .ok()
         .prints("");
-    for number in 3..12 {
+}
+
+/// CVE-2024-21626, in every place that names a working directory.
+#[test]
+fn a_descriptor_is_no_working_directory() {
+    let mut sandbox = sandbox();
+    let tiny = sandbox.tiny();
+    sandbox.corten(["run", "-d", "--name", "box", &tiny, "sleep", "600"]).ok();
+    // `CORTEN_TEST_ROUNDS=62` tries every number from 3 to 64.
+    for number in (3..=64).step_by(62_usize.div_ceil(rounds(10))) {
         let folder = format!("/proc/self/fd/{number}");
-        sandbox.corten(["run", "--rm", "-w", &folder, &tiny, "true"]).code(125);
+        let shows = ["cat", "/proc/self/cwd/../../../../etc/hostname"];
+        sandbox.corten(["run", "--rm", "-w", &folder, &tiny].iter().chain(&shows)).code(125).prints("");
+        let entered = sandbox.corten(["exec", "-w", &folder, "box"].iter().chain(&shows));
+        assert!(entered.code != 0 && entered.stdout.is_empty(), "{}", entered.transcript());
     }
+    sandbox.corten(["rm", "-f", "box"]).ok();
+    for number in (3..=64).step_by(62_usize.div_ceil(rounds(3))) {
+        let image = Image::tiny().config("WorkingDir", format!("/proc/self/fd/{number}").into());
+        let source = image.write_layout(&sandbox.work().join("layout"));
+        sandbox.corten(["run", "--rm", &source, "cat", "/proc/self/cwd/etc/hostname"]).code(125).prints("");
+    }
+}
+
+/// CVE-2022-1227: what lists processes runs nothing of the image.
+#[test]
+fn top_runs_nothing_of_the_image() {
+    let sandbox = sandbox();
+    let programs = ["bin/ps", "bin/nsenter", "usr/bin/ps", "usr/bin/nsenter", "usr/local/bin/ps", "sbin/nsenter"];
+    let trap = programs.map(|name| Entry::file(name, 0o755, "#!/bin/sh\necho ran >>/ran\n"));
+    let folders = ["usr", "usr/bin", "usr/local", "usr/local/bin", "sbin"].map(|name| Entry::directory(name, 0o755));
+    let image = Image::tiny().layer(folders.into_iter().chain(trap).collect());
+    let source = image.write_layout(&sandbox.work().join("layout"));
+    sandbox.corten(["run", "-d", "--name", "box", &source, "sleep", "600"]).ok();
+    sandbox.corten(["top", "box"]).ok().shows("sleep 600");
+    sandbox.corten(["top", "box", "-o", "pid,comm"]).ok().shows("sleep");
+    sandbox.corten(["exec", "box", "cat", "/ran"]).code(1).complains("No such file");
+    sandbox.corten(["rm", "-f", "box"]).ok();
 }
 
 #[test]

@@ -5,6 +5,7 @@
     reason = "a test works on its own temporary files and panics"
 )]
 
+mod attributes;
 mod checkpoint;
 mod command_line;
 mod exec;
@@ -15,6 +16,7 @@ mod isolation;
 mod killed;
 mod life;
 mod limits;
+mod many;
 mod net_devices;
 mod seccomp;
 mod service;
