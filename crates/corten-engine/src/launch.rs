@@ -3,14 +3,17 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::{Command, Stdio as ProcessStdio};
+use std::time::Instant;
 
 use corten_fs::{Lock, Root};
 use corten_sys::{Call, channel};
 use corten_types::shim::{Decoder, Event, Launch, Request, SOCKET, encode};
 use corten_types::{Context, Error, ErrorKind, Result};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::process::Signal;
 
 /// A connection to a supervisor.
 #[derive(Debug)]
@@ -40,6 +43,17 @@ pub(crate) struct Launched {
     pub(crate) opened: Opened,
     /// The line to its supervisor.
     pub(crate) connection: Connection,
+}
+
+/// What waiting gave.
+#[derive(Debug)]
+pub(crate) enum Waited {
+    /// An event.
+    Event(Event),
+    /// The supervisor is gone.
+    Gone,
+    /// The time is over.
+    Nothing,
 }
 
 /// Starts a supervisor, hands it the launch with the liveness lock and the streams, and waits for its answer.
@@ -133,6 +147,35 @@ impl Connection {
     /// A descriptor that came alone.
     pub(crate) fn take_beside(&mut self) -> Option<OwnedFd> {
         self.beside.pop()
+    }
+
+    /// The next event, for which it waits until `moment`.
+    pub(crate) fn wait_until(&mut self, moment: Instant) -> Result<Waited> {
+        loop {
+            if let Some(event) = self.next()? {
+                return Ok(Waited::Event(event));
+            }
+            let left = moment.saturating_duration_since(Instant::now());
+            let left = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 3600, tv_nsec: 0 });
+            match poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], Some(&left)) {
+                Ok(0) => return Ok(Waited::Nothing),
+                Ok(_) => {}
+                Err(Errno::INTR) => continue,
+                Err(errno) => return Err(errno).call(|| "poll"),
+            }
+            if !self.receive()? {
+                return Ok(Waited::Gone);
+            }
+        }
+    }
+
+    /// Kills the process that listens at the other end.
+    pub(crate) fn kill_supervisor(&self) -> Result<()> {
+        let peer = rustix::net::sockopt::socket_peercred(&self.socket).call(|| "getsockopt(SO_PEERCRED)")?;
+        match rustix::process::kill_process(peer.pid, Signal::KILL) {
+            Ok(()) | Err(Errno::SRCH) => Ok(()),
+            Err(errno) => Err(errno).call(|| "kill(<supervisor>, SIGKILL)"),
+        }
     }
 
     /// Reads what is there, waiting for something; false at the end.

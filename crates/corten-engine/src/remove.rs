@@ -1,5 +1,7 @@
 //! The end of containers: signals, waiting, removal.
 
+use std::time::{Duration, Instant};
+
 use corten_fs::{Lock, Root};
 use corten_types::shim::{ALIVE, Event as ShimEvent, Request};
 use corten_types::{Error, ErrorKind, Result};
@@ -8,12 +10,14 @@ use crate::attach::Exit;
 use crate::container::Container;
 use crate::create::{CONFIG, LOCK};
 use crate::engine::Engine;
-use crate::launch::Connection;
+use crate::launch::{Connection, Waited};
 use crate::lifecycle::RENAMING;
 use crate::start::is_linked;
 use crate::state::{Event, next};
 
 const SIGKILL: i32 = 9;
+/// A supervisor that was told to kill its container and says nothing for so long is stuck.
+const SILENCE_MAX: Duration = Duration::from_secs(20);
 
 impl Engine {
     /// Waits until the container has ended and says how; one that never ran has ended already.
@@ -63,13 +67,20 @@ impl Engine {
         Ok(())
     }
 
-    /// Kills the container through its supervisor and waits for the end.
+    /// Kills the container through its supervisor and waits for the end. A supervisor that says nothing for long is killed
+    /// too, and what it would have done is done in its place.
     fn end(&self, container: &Container) -> Result<()> {
         if let Some(mut connection) = self.connect(container)? {
             connection.send(&Request::Stop { signal: SIGKILL, timeout_ms: Some(0) })?;
-            while let Some(event) = connection.wait()? {
-                if let ShimEvent::Failed(failure) = event {
-                    return Err(failure.into());
+            loop {
+                match connection.wait_until(Instant::now() + SILENCE_MAX)? {
+                    Waited::Event(ShimEvent::Failed(failure)) => return Err(failure.into()),
+                    Waited::Event(_) => {}
+                    Waited::Gone => break,
+                    Waited::Nothing => {
+                        connection.kill_supervisor()?;
+                        break;
+                    }
                 }
             }
         }

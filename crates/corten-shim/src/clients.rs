@@ -73,7 +73,10 @@ impl Supervisor {
 
     /// Tells everybody.
     pub(crate) fn tell_all(&mut self, event: &Event) {
-        self.clients.retain(|client| client.tell(event, &[]));
+        let (told, gone): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.clients).into_iter().partition(|client| client.tell(event, &[]));
+        self.clients = told;
+        gone.iter().for_each(|client| self.orphan_terminals(client.id));
     }
 
     /// Reads and answers what client `index` sent.
@@ -86,7 +89,8 @@ impl Supervisor {
                 Err(_) => alive = false,
             }
         }
-        self.clients.remove(index);
+        let gone = self.clients.remove(index);
+        self.orphan_terminals(gone.id);
     }
 
     fn answer(&mut self, index: usize, request: Request) -> bool {

@@ -7,8 +7,10 @@ use corten_runtime::runtime::{ExecRequest, Started};
 use corten_types::runtime_spec::{Capabilities, ConsoleSize, Process};
 use corten_types::shim::{Event, Exec};
 use corten_types::{Error, ErrorKind, Result};
+use rustix::io::Errno;
 use rustix::process::Pid;
 
+use crate::streams::non_blocking;
 use crate::supervisor::{Phase, Supervisor};
 use crate::{events, identity, launch};
 
@@ -22,7 +24,26 @@ pub(crate) struct Executed {
     /// Who is told of its end.
     client: u64,
     /// The terminal's main side: kept, so that it outlives a client that detached.
-    _terminal: Option<OwnedFd>,
+    terminal: Option<OwnedFd>,
+    /// Nobody reads the terminal any more: what is printed there is dropped, so that the process does not wait for ever.
+    is_orphan: bool,
+}
+
+impl Executed {
+    /// A terminal that nobody else reads.
+    pub(crate) fn unread(&self) -> Option<&OwnedFd> {
+        self.terminal.as_ref().filter(|_| self.is_orphan)
+    }
+
+    /// Takes what was printed and drops it.
+    pub(crate) fn drop_output(&mut self) {
+        let mut buffer = [0; 4096];
+        match self.unread().map(|terminal| rustix::io::read(terminal, &mut buffer)) {
+            None | Some(Ok(1..) | Err(Errno::AGAIN | Errno::INTR)) => {}
+            // The other side is closed.
+            Some(Ok(_) | Err(_)) => self.terminal = None,
+        }
+    }
 }
 
 impl Supervisor {
@@ -52,7 +73,7 @@ impl Supervisor {
         let pid = started.pid.as_raw_nonzero().get();
         let terminal = started.terminal.take();
         let beside = terminal.iter().map(OwnedFd::try_clone).collect::<std::io::Result<Vec<_>>>()?;
-        self.executed.push(Executed { pid: started.pid, id: exec.id, client, _terminal: terminal });
+        self.executed.push(Executed { pid: started.pid, id: exec.id, client, terminal, is_orphan: exec.detached });
         Ok((Event::ExecStarted { pid }, beside))
     }
 
@@ -122,6 +143,15 @@ impl Supervisor {
             });
         }
         Ok(())
+    }
+
+    /// A client is gone: the terminals that it read are read by nobody else.
+    pub(crate) fn orphan_terminals(&mut self, client: u64) {
+        for one in self.executed.iter_mut().filter(|one| one.client == client) {
+            one.is_orphan = true;
+            let blocking = one.terminal.take();
+            one.terminal = blocking.and_then(|terminal| non_blocking(terminal).ok());
+        }
     }
 
     /// A child that is not the program has ended: tells who waits for it.

@@ -5,6 +5,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use corten_log::{Lines, LogStream as Stream};
 use corten_sys::Call;
 use corten_types::shim::{Attach, Launch, Streams as Wanted};
 use corten_types::{Error, ErrorKind, Result};
@@ -14,11 +15,11 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::launch::{self, Place};
-use crate::log::{Lines, Log, Stream};
+use crate::log::Log;
 
-/// Bytes read at a time.
-const READ_SIZE_BYTES: usize = 32 * 1024;
-/// Room of a pipe, where the kernel grants it.
+/// Bytes read at a time from a stream that is quiet, and from one that is not.
+const READ_SIZES_BYTES: (usize, usize) = (4 * 1024, 64 * 1024);
+/// Room of a busy stream's pipe, where the kernel grants it.
 const PIPE_SIZE_BYTES: usize = 256 * 1024;
 
 /// One stream of the program.
@@ -26,6 +27,8 @@ struct Output {
     source: OwnedFd,
     stream: Stream,
     lines: Lines,
+    /// It gave as much as was asked for: its pipe was made larger.
+    is_busy: bool,
 }
 
 /// What reading a stream gave.
@@ -56,6 +59,8 @@ pub(crate) struct Streams {
     /// The terminal's main side.
     terminal: Option<OwnedFd>,
     log: Log,
+    /// What was read last; small while all is quiet, for idle containers are many.
+    buffer: Vec<u8>,
 }
 
 /// Descriptors for a client that attaches: input, output, error.
@@ -86,6 +91,7 @@ impl Streams {
             input: None,
             terminal: None,
             log: Log::none(),
+            buffer: Vec::new(),
         };
         if launch.streams == Wanted::Inherited {
             let stdio = descriptors.try_into();
@@ -159,6 +165,7 @@ impl Streams {
 
     fn add_spout(&mut self, stream: Stream) -> Result<OwnedFd> {
         let (reader, writer) = pipe()?;
+        rustix::pipe::fcntl_setpipe_size(&writer, PIPE_SIZE_BYTES).ok();
         let ends = self.outputs.iter().all(|output| output.stream != stream);
         self.spouts.push(Spout { pipe: non_blocking(writer)?, stream, pending: Vec::new(), ends });
         Ok(reader)
@@ -199,11 +206,19 @@ impl Streams {
 
     /// Reads once.
     fn read(&mut self, index: usize) -> Progress {
-        let mut buffer = [0; READ_SIZE_BYTES];
         let output = &mut self.outputs[index];
-        match rustix::io::read(&output.source, &mut buffer) {
+        let size = if output.is_busy { READ_SIZES_BYTES.1 } else { READ_SIZES_BYTES.0 };
+        if self.buffer.len() != size {
+            self.buffer = vec![0; size];
+        }
+        match rustix::io::read(&output.source, &mut self.buffer) {
             Ok(count) if count > 0 => {
-                let bytes = &buffer[..count];
+                let bytes = &self.buffer[..count];
+                if count == size && !output.is_busy {
+                    output.is_busy = true;
+                    // The user's share of pipe memory may be used up: the usual size does as well. A terminal has none.
+                    rustix::pipe::fcntl_setpipe_size(&output.source, PIPE_SIZE_BYTES).ok();
+                }
                 self.log.push(&mut output.lines, bytes, corten_types::time::now());
                 let stream = output.stream;
                 self.spouts.retain_mut(|spout| spout.stream != stream || spout.give(bytes));
@@ -237,6 +252,20 @@ impl Streams {
         self.log.flush();
     }
 
+    /// Nothing happened for a while: gives back the memory that a burst took.
+    pub(crate) fn rest(&mut self) {
+        if self.buffer.len() > READ_SIZES_BYTES.0 {
+            self.buffer = Vec::new();
+            self.log.rest();
+            self.outputs.iter_mut().for_each(|output| output.is_busy = false);
+        }
+    }
+
+    /// Whether a burst's memory is held.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.buffer.len() > READ_SIZES_BYTES.0
+    }
+
     /// Whether clients still have to take something.
     pub(crate) fn owes(&self) -> bool {
         self.spouts.iter().any(|spout| !spout.pending.is_empty())
@@ -250,7 +279,7 @@ impl Streams {
 
 impl Output {
     fn new(source: OwnedFd, stream: Stream) -> Result<Self> {
-        Ok(Self { source: non_blocking(source)?, stream, lines: Lines::of(stream) })
+        Ok(Self { source: non_blocking(source)?, stream, lines: Lines::of(stream), is_busy: false })
     }
 }
 
@@ -298,10 +327,7 @@ pub(crate) fn has_terminal(launch: &Launch) -> bool {
 }
 
 fn pipe() -> Result<(OwnedFd, OwnedFd)> {
-    let ends = pipe_with(PipeFlags::CLOEXEC).call(|| "pipe2(O_CLOEXEC)")?;
-    // The user's share of pipe memory may be used up: the usual size does as well.
-    rustix::pipe::fcntl_setpipe_size(&ends.1, PIPE_SIZE_BYTES).ok();
-    Ok(ends)
+    pipe_with(PipeFlags::CLOEXEC).call(|| "pipe2(O_CLOEXEC)")
 }
 
 pub(crate) fn non_blocking(descriptor: OwnedFd) -> Result<OwnedFd> {

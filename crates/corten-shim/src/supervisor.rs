@@ -24,6 +24,8 @@ use crate::{events, life};
 const SIGKILL: i32 = 9;
 /// A run as long as this makes the next wait the first one again (docker's).
 const GOOD_RUN: Duration = Duration::from_secs(10);
+/// A stream that gave nothing for so long is quiet.
+const REST_AFTER: Duration = Duration::from_secs(1);
 
 /// What a launch made.
 pub(crate) struct Parts {
@@ -135,6 +137,8 @@ impl Supervisor {
         drop(opened);
         let_go_of_streams()?;
         supervisor.clients.push(Client::new(0, non_blocking(socket)?));
+        // The launch took more than waiting does.
+        corten_sys::memory::give_back();
         Ok(supervisor)
     }
 
@@ -270,6 +274,7 @@ impl Supervisor {
                 self.record.state = "running".to_owned();
                 self.record.pid = pid;
                 self.record.restart_count += 1;
+                self.record.error.clear();
                 self.record.oom_killed = false;
                 self.record.started_at = Some(corten_types::time::now());
                 self.phase = Phase::Running(started);
@@ -280,13 +285,12 @@ impl Supervisor {
                 self.tell_all(&Event::Started { pid });
             }
             Err(error) => {
-                self.streams.end();
-                self.record.state = "exited".to_owned();
-                self.record.shim_pid = 0;
-                self.record.exit_code = error.kind().run_exit_code();
+                // As a run that ended at once: the policy says whether there is another.
+                let code = error.kind().run_exit_code();
                 self.record.error = error.one_line();
-                self.phase = Phase::Over;
-                self.write_record()?;
+                self.record.restart_count += 1;
+                self.run_began = Instant::now();
+                self.end_run(Ended { code, oom_killed: false })?;
             }
         }
         Ok(())
@@ -303,11 +307,23 @@ impl Supervisor {
         polled.extend(self.streams.watched().map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)));
         let check_at = polled.len();
         polled.extend(self.checks.as_ref().and_then(Checks::output).map(|output| PollFd::new(output, PollFlags::IN)));
-        let timeout = moment.map(|moment| {
-            let left = moment.saturating_duration_since(Instant::now());
-            Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 3600, tv_nsec: 0 })
-        });
+        let left = moment.map(|moment| moment.saturating_duration_since(Instant::now()));
+        // A burst's memory is held for a while only.
+        let left =
+            if self.streams.is_busy() { Some(left.map_or(REST_AFTER, |left| left.min(REST_AFTER))) } else { left };
+        let timeout = left.map(|left| Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 3600, tv_nsec: 0 }));
+        let first_terminal = polled.len();
+        let executed = self.executed.iter().enumerate();
+        let (orphans, terminals): (Vec<usize>, Vec<&OwnedFd>) =
+            executed.filter_map(|(index, one)| one.unread().map(|terminal| (index, terminal))).unzip();
+        polled.extend(terminals.into_iter().map(|terminal| PollFd::new(terminal, PollFlags::IN)));
         match poll(&mut polled, timeout.as_ref()) {
+            Ok(0) => {
+                drop(polled);
+                self.streams.rest();
+                corten_sys::memory::give_back();
+                return Ok(());
+            }
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno).call(|| "poll"),
         }
@@ -316,9 +332,14 @@ impl Supervisor {
         while signal::read_signal(self.signals.as_fd()).call(|| "read(<signalfd>)")?.is_some() {}
         self.streams.serve(&ready[first_stream..check_at]);
         if let Some(checks) = &mut self.checks
-            && ready.get(check_at).is_some_and(|flags| !flags.is_empty())
+            && ready[check_at..first_terminal].iter().any(|flags| !flags.is_empty())
         {
             checks.read();
+        }
+        for (index, flags) in orphans.into_iter().zip(&ready[first_terminal..]) {
+            if !flags.is_empty() {
+                self.executed[index].drop_output();
+            }
         }
         for index in (first_client..first_stream).rev().filter(|index| !ready[*index].is_empty()) {
             self.read_client(index - first_client);

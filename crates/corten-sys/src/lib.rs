@@ -9,6 +9,7 @@ pub mod clone;
 pub mod exec;
 pub mod launcher;
 pub mod loopback;
+pub mod memory;
 pub mod mount;
 pub mod namespace;
 pub mod process;

@@ -168,6 +168,8 @@ const PS: &[Flag] = &[
 const RM: &[Flag] = &[
     switch("force", "Kill a running container first").short('f'),
     switch("link", "Remove a link").short('l').later("links come with networks"),
+    one("time", "SECONDS", "With --force: seconds between the stop signal and SIGKILL; without it SIGKILL at once")
+        .short('t'),
     // There are no anonymous volumes yet, so nothing is left out.
     switch("volumes", "Remove anonymous volumes too").short('v'),
 ];

@@ -71,7 +71,10 @@ impl Printer<'_, '_> {
             self.buffer.extend_from_slice(words.join(",").as_bytes());
             self.buffer.push(b' ');
         }
-        self.buffer.extend_from_slice(&entry.bytes);
+        self.buffer.extend_from_slice(entry.bytes);
+        if entry.ends_line {
+            self.buffer.push(b'\n');
+        }
         Ok(())
     }
 

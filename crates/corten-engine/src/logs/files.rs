@@ -1,14 +1,14 @@
 //! The files of one log, oldest first, and the one that grows.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
 
 use corten_fs::Root;
+use corten_log::{Backwards, Form, Records, Tail};
 use corten_sys::Call;
-use corten_types::{Context, ErrorKind, Result};
+use corten_types::{Context, Error, ErrorKind, Result};
 use rustix::fs::{Mode, OFlags};
-
-use super::records::{Form, Records};
 
 /// Most files of one log that are looked for.
 const FILES_MAX: u32 = 10_000;
@@ -16,9 +16,36 @@ const FILES_MAX: u32 = 10_000;
 const ATTEMPTS_MAX: usize = 16;
 
 /// One file.
-struct Part {
-    source: Box<dyn Read>,
-    identity: Option<(u64, u64)>,
+enum Part {
+    /// As it was written, and which it is.
+    Plain(File, (u64, u64)),
+    /// Set aside and compressed.
+    Compressed(Box<flate2::read::GzDecoder<File>>),
+}
+
+impl Part {
+    fn source(&mut self) -> &mut dyn Read {
+        match self {
+            Self::Plain(file, _) => file,
+            Self::Compressed(decoder) => decoder,
+        }
+    }
+
+    fn identity(&self) -> Option<(u64, u64)> {
+        match self {
+            Self::Plain(_, identity) => Some(*identity),
+            Self::Compressed(_) => None,
+        }
+    }
+}
+
+/// A file that is read from its end.
+struct FromEnd<'a>(&'a File);
+
+impl Backwards for FromEnd<'_> {
+    fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> std::io::Result<()> {
+        self.0.read_exact_at(buffer, offset)
+    }
 }
 
 /// The files of one log.
@@ -65,8 +92,8 @@ impl Files {
                 let stat = rustix::fs::fstat(&file).call(|| format!("fstat(<{name}>)"))?;
                 let file = File::from(file);
                 Ok(Some(match name.ends_with(".gz") {
-                    true => Part { source: Box::new(flate2::read::GzDecoder::new(file)), identity: None },
-                    false => Part { source: Box::new(file), identity: Some((stat.st_dev, stat.st_ino)) },
+                    true => Part::Compressed(Box::new(flate2::read::GzDecoder::new(file))),
+                    false => Part::Plain(file, (stat.st_dev, stat.st_ino)),
                 }))
             }
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
@@ -74,32 +101,52 @@ impl Files {
         }
     }
 
-    /// How many records to leave out so that the last `count` remain; the files before them are let go of.
+    /// Passes over all but the last `count` records; how many are still to be left out at the front of what is read then.
+    ///
+    /// A file is read from its end, and none before those that are wanted; only what is compressed is read twice.
     pub(super) fn skip_to_tail(&mut self, form: Form, count: usize) -> Result<usize> {
-        let mut counts = Vec::new();
-        for part in &mut self.parts {
-            let mut records = Records::new(form);
-            let mut total = 0;
-            while records.fill(&mut part.source).context(|| "cannot read the log")? {
-                total += records.count_entries();
-            }
-            counts.push(total);
-        }
-        self.open_parts()?;
         let mut needed = count;
-        let mut first = counts.len();
-        while first > 0 && needed > 0 {
-            first -= 1;
-            needed = needed.saturating_sub(counts[first]);
+        for index in (0..self.parts.len()).rev() {
+            let found = match &mut self.parts[index] {
+                Part::Plain(file, _) => seek_tail(form, file, needed)?,
+                Part::Compressed(_) => None,
+            };
+            let (total, left_out) = match found {
+                Some(total) => (total, 0),
+                None => {
+                    let total = self.count(form, index)?;
+                    (total, total.saturating_sub(needed))
+                }
+            };
+            needed = needed.saturating_sub(total);
+            if needed == 0 {
+                self.parts.drain(..index);
+                return Ok(left_out);
+            }
         }
-        let kept: usize = counts[first..].iter().sum();
-        // Rotated in between: the tail may begin a little earlier then, never later.
-        if counts.len() == self.parts.len() {
-            self.parts.drain(..first.min(self.parts.len().saturating_sub(1)));
-            let dropped_all = first == counts.len() && first > 0;
-            return Ok(if dropped_all { counts[first - 1] } else { kept.saturating_sub(count) });
+        Ok(0)
+    }
+
+    /// How many records a file has; it is at its front again afterwards.
+    fn count(&mut self, form: Form, index: usize) -> Result<usize> {
+        let (mut records, mut total) = (Records::new(form), 0);
+        while records.fill(self.parts[index].source()).context(|| "cannot read the log")? {
+            while records.skip() {
+                total += 1;
+            }
         }
-        Ok(counts.iter().sum::<usize>().saturating_sub(count))
+        let mut again = || {
+            Ok(match &mut self.parts[index] {
+                Part::Plain(file, _) => file.rewind()?,
+                Part::Compressed(decoder) => {
+                    let mut file = decoder.get_ref().try_clone()?;
+                    file.rewind()?;
+                    **decoder = flate2::read::GzDecoder::new(file);
+                }
+            })
+        };
+        again().map_err(|error: std::io::Error| Error::from(error).context("cannot read the log"))?;
+        Ok(total)
     }
 
     /// Reads more; false where there is nothing now.
@@ -112,7 +159,7 @@ impl Files {
                 self.parts.push_back(part);
                 continue;
             };
-            if records.fill(&mut part.source).context(|| "cannot read the log")? {
+            if records.fill(part.source()).context(|| "cannot read the log")? {
                 return Ok(true);
             }
             if several {
@@ -121,11 +168,11 @@ impl Files {
                 continue;
             }
             // The newest file: has it been set aside, everything in it was written before.
-            let held = part.identity;
+            let held = part.identity();
             if held == identity_of(&self.directory, &self.name)? {
                 return Ok(false);
             }
-            if records.fill(&mut part.source).context(|| "cannot read the log")? {
+            if records.fill(part.source()).context(|| "cannot read the log")? {
                 return Ok(true);
             }
             self.find_successors(held)?;
@@ -156,6 +203,16 @@ impl Files {
         self.parts.extend(part);
         Ok(())
     }
+}
+
+/// Puts a file to where its last `wanted` records begin; how many there are, or `None` where it has to be counted.
+fn seek_tail(form: Form, file: &mut File, wanted: usize) -> Result<Option<usize>> {
+    let found = (|| {
+        let size_bytes = file.metadata()?.len();
+        let Some(tail) = Tail::find(form, &mut FromEnd(file), size_bytes, wanted)? else { return Ok(None) };
+        file.seek(SeekFrom::Start(tail.offset)).map(|_| Some(tail.count))
+    })();
+    found.map_err(|error: std::io::Error| Error::from(error).context("cannot read the log"))
 }
 
 fn identity_of(directory: &Root, name: &str) -> Result<Option<(u64, u64)>> {

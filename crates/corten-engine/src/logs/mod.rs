@@ -1,10 +1,11 @@
 //! A container's log read back: across rotation, while it grows and after its end.
 
 mod files;
-mod records;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use corten_log::{Form, Records};
+pub use corten_log::{LogEntry, LogStream, Stamp};
 use corten_types::shim::{Event as ShimEvent, LogDriver};
 use corten_types::{Error, ErrorKind, Result};
 
@@ -12,8 +13,6 @@ use crate::container::Container;
 use crate::engine::Engine;
 use crate::events::Watch;
 use files::Files;
-use records::{Form, Records};
-pub use records::{LogEntry, LogStream, Stamp};
 
 /// Which part of a log is wanted.
 #[derive(Debug, Clone, Default)]
@@ -48,19 +47,20 @@ impl Engine {
         let watch = query.follows.then(|| Watch::of(&directory)).transpose()?;
         let mut connection = if query.follows { self.connect(&container)? } else { None };
         let mut files = Files::open(directory, name)?;
+        let mut records = Records::new(form);
         let mut skip = match query.tail {
             Some(count) => files.skip_to_tail(form, count)?,
             None => 0,
         };
-        let mut records = Records::new(form);
         loop {
             // Asked before reading: what was written before the end is read after it.
             let over = connection.is_none();
             while files.read_into(&mut records)? {
+                while skip > 0 && records.skip() {
+                    skip -= 1;
+                }
                 while let Some(entry) = records.next_entry() {
-                    if skip > 0 {
-                        skip -= 1;
-                    } else if is_wanted(query, &entry) {
+                    if let Some(entry) = entry.filter(|entry| is_wanted(query, entry)) {
                         give(&entry)?;
                     }
                 }
@@ -90,20 +90,15 @@ impl Engine {
 }
 
 fn readable(container: &Container) -> Result<Form> {
-    match container.config.log.driver {
-        LogDriver::JsonFile => Ok(Form::Json),
-        LogDriver::Local => Ok(Form::Local),
-        LogDriver::K8sFile => Ok(Form::Kubernetes),
-        driver @ (LogDriver::Journald | LogDriver::Syslog | LogDriver::None) => {
-            let error =
-                Error::new(ErrorKind::Unsupported, "configured logging driver does not support reading".to_owned());
-            Err(match driver {
-                LogDriver::Journald => error.hint(format!("`journalctl CONTAINER_NAME={}`", container.config.name)),
-                LogDriver::Syslog => error.hint("the system's log has it"),
-                _ => error.hint("it was run with `--log-driver none`"),
-            })
+    let driver = container.config.log.driver;
+    Form::of(driver).ok_or_else(|| {
+        let error = Error::new(ErrorKind::Unsupported, "configured logging driver does not support reading");
+        match driver {
+            LogDriver::Journald => error.hint(format!("`journalctl CONTAINER_NAME={}`", container.config.name)),
+            LogDriver::Syslog => error.hint("the system's log has it"),
+            _ => error.hint("it was run with `--log-driver none`"),
         }
-    }
+    })
 }
 
 fn is_wanted(query: &LogQuery, entry: &LogEntry<'_>) -> bool {

@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
 
-use super::{Piece, Stream};
+use corten_log::{LogStream, Piece};
 
 /// Where systemd's journal listens.
 const JOURNAL: &str = "/run/systemd/journal/socket";
@@ -33,6 +33,8 @@ pub(super) struct Log {
     waiting: VecDeque<Vec<u8>>,
     waiting_size_bytes: usize,
     buffer_size_bytes_max: usize,
+    /// The socket took nothing for as long as we wait: until it takes something again, nobody waits for it.
+    is_stuck: bool,
     drops: u64,
 }
 
@@ -81,6 +83,7 @@ impl Log {
             waiting: VecDeque::new(),
             waiting_size_bytes: 0,
             buffer_size_bytes_max: options.buffer_size_bytes_max,
+            is_stuck: false,
             drops: 0,
         })
     }
@@ -92,7 +95,8 @@ impl Log {
             return;
         }
         if self.buffer_size_bytes_max == 0 {
-            if !self.wait() || !self.try_send(&datagram) {
+            self.is_stuck = self.is_stuck || !self.wait();
+            if self.is_stuck || !self.try_send(&datagram) {
                 self.drops += 1;
             }
         } else if self.waiting_size_bytes + datagram.len() > self.buffer_size_bytes_max {
@@ -108,7 +112,7 @@ impl Log {
     }
 
     pub(super) fn flush(&mut self) {
-        while !self.waiting.is_empty() && self.wait() {
+        while !self.waiting.is_empty() && !self.is_stuck && self.wait() {
             self.send_waiting();
         }
         self.drops += self.waiting.len() as u64;
@@ -129,7 +133,10 @@ impl Log {
     fn try_send(&mut self, datagram: &[u8]) -> bool {
         loop {
             match rustix::net::send(&self.socket, datagram, SendFlags::NOSIGNAL) {
-                Ok(_) => return true,
+                Ok(_) => {
+                    self.is_stuck = false;
+                    return true;
+                }
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN | Errno::NOBUFS) => return false,
                 // Too long for the socket, or the listener is gone.
@@ -148,7 +155,7 @@ impl Log {
 
     fn journal_entry(&self, piece: Piece<'_>) -> Vec<u8> {
         let mut entry = self.header.clone();
-        let priority = if piece.stream == Stream::Stderr { b"3" } else { b"6" };
+        let priority = if piece.stream == LogStream::Stderr { b"3" } else { b"6" };
         journal_field(&mut entry, "PRIORITY", priority);
         if !piece.is_whole() {
             journal_field(&mut entry, "CONTAINER_PARTIAL_MESSAGE", b"true");
@@ -158,7 +165,7 @@ impl Log {
     }
 
     fn syslog_line(&self, piece: Piece<'_>) -> Vec<u8> {
-        let priority = if piece.stream == Stream::Stderr { PRIORITIES.1 } else { PRIORITIES.0 };
+        let priority = if piece.stream == LogStream::Stderr { PRIORITIES.1 } else { PRIORITIES.0 };
         let mut line = format!("<{priority}>{}[{}]: ", self.tag, std::process::id()).into_bytes();
         // A forged record inside a line would begin after a NUL or a line feed.
         line.extend(piece.text().iter().map(|byte| if *byte == 0 { b' ' } else { *byte }));
@@ -195,7 +202,7 @@ mod tests {
     }
 
     fn piece(bytes: &[u8]) -> Piece<'_> {
-        Piece { stream: Stream::Stderr, bytes, time: (0, 0) }
+        Piece { stream: LogStream::Stderr, bytes, time: (0, 0) }
     }
 
     #[test]

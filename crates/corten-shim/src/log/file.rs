@@ -1,11 +1,14 @@
 //! A log in files of limited size.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use corten_fs::Root;
 use corten_fs::atomic::write_all;
+use corten_log::{Backwards, Form};
+use corten_sys::Call;
 use corten_types::shim::LogOptions;
 use corten_types::{Context, Error, Result};
 use rustix::fs::{Mode, OFlags, RenameFlags};
@@ -30,7 +33,7 @@ pub(super) struct Log {
 impl Log {
     pub(super) fn open(directory: &Root, path: &Path, name: String, options: &LogOptions) -> Result<Self> {
         let file = open(directory, &name).context(|| format!("cannot open the log `{name}`"))?;
-        let size_bytes = rustix::fs::fstat(&file).map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0));
+        let size_bytes = mend(&file, options).context(|| format!("cannot open the log `{name}`"))?;
         Ok(Self {
             directory: directory.try_clone()?,
             path: path.to_path_buf(),
@@ -51,9 +54,9 @@ impl Log {
             return;
         }
         if write_all(self.file.as_fd(), records).is_err() {
-            // A full disk loses lines of the log; it must not stop the container. What was written of a record is ended.
+            // A full disk loses lines of the log; it must not stop the container. A part of a record is taken back.
             self.drops += 1;
-            write_all(self.file.as_fd(), b"\n").ok();
+            rustix::fs::ftruncate(&self.file, self.size_bytes).ok();
             return;
         }
         self.size_bytes += records.len() as u64;
@@ -103,8 +106,30 @@ impl Log {
 }
 
 fn open(directory: &Root, name: &str) -> Result<OwnedFd> {
-    let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::NOFOLLOW;
+    let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CREATE | OFlags::NOFOLLOW;
     directory.open(name, flags, Mode::from_raw_mode(0o640))
+}
+
+/// Takes away what a killed supervisor or machine left of a record at the end; the file's size.
+fn mend(file: &OwnedFd, options: &LogOptions) -> Result<u64> {
+    let stat = rustix::fs::fstat(file).call(|| "fstat(<log>)")?;
+    let size_bytes = u64::try_from(stat.st_size).unwrap_or(0);
+    let Some(form) = Form::of(options.driver).filter(|_| size_bytes > 0) else { return Ok(size_bytes) };
+    let file = std::fs::File::from(file.try_clone()?);
+    let whole_bytes = corten_log::whole_size_bytes(form, &mut ReadAt(&file), size_bytes)?;
+    if whole_bytes < size_bytes {
+        file.set_len(whole_bytes)?;
+    }
+    Ok(whole_bytes)
+}
+
+/// A file that is read at any place.
+struct ReadAt<'a>(&'a std::fs::File);
+
+impl Backwards for ReadAt<'_> {
+    fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> std::io::Result<()> {
+        self.0.read_exact_at(buffer, offset)
+    }
 }
 
 /// In a process of its own, because the container's output must go on meanwhile.

@@ -7,52 +7,20 @@
 
 mod datagram;
 mod file;
-mod form;
-mod lines;
 
+use corten_log::{Encoder, Lines, Piece};
 use corten_types::shim::{Launch, LogDriver};
 use corten_types::{Error, Result};
 use rustix::process::Pid;
-use serde::Serialize;
 
 use crate::launch::Place;
 pub(crate) use file::compress;
-use form::Form;
-pub(crate) use lines::Lines;
-
-/// Which of the program's streams.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Stream {
-    Stdout,
-    Stderr,
-}
-
-/// One line, or a piece of one that is too long.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Piece<'a> {
-    stream: Stream,
-    /// With its line feed, where it ends a line.
-    bytes: &'a [u8],
-    time: (i64, u32),
-}
-
-impl Piece<'_> {
-    fn is_whole(&self) -> bool {
-        self.bytes.last() == Some(&b'\n')
-    }
-
-    /// Without the line feed.
-    fn text(&self) -> &[u8] {
-        self.bytes.strip_suffix(b"\n").unwrap_or(self.bytes)
-    }
-}
 
 /// Where the output goes.
 #[derive(Debug)]
 enum Target {
     None,
-    File(Box<file::Log>, Form),
+    File(Box<file::Log>, Encoder),
     Datagrams(Box<datagram::Log>),
 }
 
@@ -73,9 +41,10 @@ impl Log {
                 Target::Datagrams(Box::new(datagram::Log::open(options, &launch.id, &launch.attributes)?))
             }
             LogDriver::JsonFile | LogDriver::Local | LogDriver::K8sFile => {
+                let encoder = Encoder::of(options).ok_or_else(|| Error::invalid("this log has no form"))?;
                 let name = options.file_name(&launch.id).ok_or_else(|| Error::invalid("this log has no file"))?;
                 let log = file::Log::open(&place.directory, &launch.directory, name, options)?;
-                Target::File(Box::new(log), Form::of(options))
+                Target::File(Box::new(log), encoder)
             }
         };
         Ok(Self { target, records: Vec::new() })
@@ -90,13 +59,11 @@ impl Log {
     pub(crate) fn push(&mut self, lines: &mut Lines, bytes: &[u8], time: (i64, u32)) {
         match &mut self.target {
             Target::None => {}
-            Target::File(log, form) => {
-                let stamp = form.stamp(lines.stream(), time);
-                lines.push(bytes, time, |piece| form.encode(&mut self.records, &stamp, piece));
+            Target::File(log, encoder) => {
+                let common = encoder.common(lines.stream(), time);
+                lines.push(bytes, time, |piece| encoder.encode(&mut self.records, &common, piece));
                 log.append(&self.records);
                 self.records.clear();
-                // Idle containers are many: a buffer that a burst left is given back.
-                self.records.shrink_to(4096);
             }
             Target::Datagrams(log) => lines.push(bytes, time, |piece| log.send(piece)),
         }
@@ -111,14 +78,19 @@ impl Log {
         let piece = Piece { stream: lines.stream(), bytes: &rest, time };
         match &mut self.target {
             Target::None => {}
-            Target::File(log, form) => {
-                let stamp = form.stamp(lines.stream(), time);
-                form.encode(&mut self.records, &stamp, piece);
+            Target::File(log, encoder) => {
+                let common = encoder.common(lines.stream(), time);
+                encoder.encode(&mut self.records, &common, piece);
                 log.append(&self.records);
                 self.records.clear();
             }
             Target::Datagrams(log) => log.send(piece),
         }
+    }
+
+    /// Nothing comes at this moment: the buffer that a burst left is given back, for idle containers are many.
+    pub(crate) fn rest(&mut self) {
+        self.records = Vec::new();
     }
 
     /// A child that compresses has ended.

@@ -2,19 +2,20 @@
 
 use super::*;
 use corten_fs::Root;
+use corten_log::{LogStream, PIECE_SIZE_BYTES_MAX};
 use corten_types::shim::LogOptions;
 
 fn log(options: &LogOptions, directory: &std::path::Path) -> Log {
     let root = Root::open_ambient(directory).unwrap();
     let name = options.file_name("id").unwrap();
     let file = file::Log::open(&root, directory, name, options).unwrap();
-    Log { target: Target::File(Box::new(file), Form::of(options)), records: Vec::new() }
+    Log { target: Target::File(Box::new(file), Encoder::of(options).unwrap()), records: Vec::new() }
 }
 
 fn logged(pieces: &[&[u8]]) -> Vec<(String, String)> {
     let directory = tempfile::tempdir().unwrap();
     let mut log = log(&LogOptions::default(), directory.path());
-    let mut lines = Lines::of(Stream::Stderr);
+    let mut lines = Lines::of(LogStream::Stderr);
     for piece in pieces {
         log.push(&mut lines, piece, (0, 7));
     }
@@ -38,13 +39,13 @@ fn every_line_is_a_record_however_it_arrives() {
 
 #[test]
 fn a_long_line_comes_in_pieces_that_cut_no_letter() {
-    let mut line = vec![b'x'; lines::PIECE_SIZE_BYTES_MAX - 1];
+    let mut line = vec![b'x'; PIECE_SIZE_BYTES_MAX - 1];
     line.extend("é".as_bytes());
     line.extend(b"end\n");
-    for cut in [1, 100, lines::PIECE_SIZE_BYTES_MAX - 1, lines::PIECE_SIZE_BYTES_MAX, line.len()] {
+    for cut in [1, 100, PIECE_SIZE_BYTES_MAX - 1, PIECE_SIZE_BYTES_MAX, line.len()] {
         let records = logged(&[&line[..cut], &line[cut..]]);
         let lengths: Vec<_> = records.iter().map(|record| record.0.len()).collect();
-        assert_eq!(lengths, [lines::PIECE_SIZE_BYTES_MAX - 1, 6], "cut at {cut}");
+        assert_eq!(lengths, [PIECE_SIZE_BYTES_MAX - 1, 6], "cut at {cut}");
         assert_eq!(records[1].0, "éend\n");
     }
 }
@@ -54,7 +55,7 @@ fn a_full_file_is_set_aside_and_the_oldest_goes() {
     let directory = tempfile::tempdir().unwrap();
     let options = LogOptions { driver: LogDriver::K8sFile, size_bytes_max: 1, files_max: 3, ..LogOptions::default() };
     let mut log = log(&options, directory.path());
-    let mut lines = Lines::of(Stream::Stdout);
+    let mut lines = Lines::of(LogStream::Stdout);
     for text in ["one\n", "two\n", "three\n", "four\n", "part"] {
         log.push(&mut lines, text.as_bytes(), (0, 0));
     }

@@ -31,6 +31,7 @@ mod serve;
 mod serve_peers;
 mod sources;
 mod stdio;
+mod supervisor;
 mod terminal;
 
 use corten_testkit::{Identity, Sandbox};

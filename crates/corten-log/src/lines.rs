@@ -1,34 +1,59 @@
 //! Lines out of a stream that arrives in any pieces; a line longer than 16 KiB is cut, never inside a letter.
 
-use super::{Piece, Stream};
+use crate::LogStream;
 
 /// Longest piece of one record, bytes (docker's).
-pub(super) const PIECE_SIZE_BYTES_MAX: usize = 16 * 1024;
+pub const PIECE_SIZE_BYTES_MAX: usize = 16 * 1024;
+
+/// One line, or a piece of one that is too long.
+#[derive(Debug, Clone, Copy)]
+pub struct Piece<'a> {
+    /// Where it came from.
+    pub stream: LogStream,
+    /// With its line feed, where it ends a line.
+    pub bytes: &'a [u8],
+    /// When, seconds and nanoseconds since 1970.
+    pub time: (i64, u32),
+}
+
+impl Piece<'_> {
+    /// Whether a line ends here.
+    pub fn is_whole(&self) -> bool {
+        self.bytes.last() == Some(&b'\n')
+    }
+
+    /// Without the line feed.
+    pub fn text(&self) -> &[u8] {
+        self.bytes.strip_suffix(b"\n").unwrap_or(self.bytes)
+    }
+}
 
 /// What a stream gave since its last whole line.
 #[derive(Debug)]
-pub(crate) struct Lines {
-    stream: Stream,
+pub struct Lines {
+    stream: LogStream,
     pending: Vec<u8>,
 }
 
 impl Lines {
-    pub(crate) fn of(stream: Stream) -> Self {
+    /// The lines of a stream.
+    pub fn of(stream: LogStream) -> Self {
         Self { stream, pending: Vec::new() }
     }
 
-    pub(super) fn stream(&self) -> Stream {
+    /// Which stream.
+    pub fn stream(&self) -> LogStream {
         self.stream
     }
 
     /// Takes what was read and gives every whole line and every full piece.
-    pub(super) fn push(&mut self, mut bytes: &[u8], time: (i64, u32), mut give: impl FnMut(Piece<'_>)) {
+    pub fn push(&mut self, mut bytes: &[u8], time: (i64, u32), mut give: impl FnMut(Piece<'_>)) {
         let stream = self.stream;
         // The first line may have begun in an earlier read; the rest is taken from where it lies.
         while !self.pending.is_empty() && !bytes.is_empty() {
             let room = PIECE_SIZE_BYTES_MAX - self.pending.len().min(PIECE_SIZE_BYTES_MAX);
             let window = &bytes[..bytes.len().min(room.max(1))];
-            let taken = window.iter().position(|byte| *byte == b'\n').map_or(window.len(), |end| end + 1);
+            let taken = memchr::memchr(b'\n', window).map_or(window.len(), |end| end + 1);
             self.pending.extend_from_slice(&bytes[..taken]);
             bytes = &bytes[taken..];
             if let Some(length) = next_piece(&self.pending) {
@@ -47,7 +72,7 @@ impl Lines {
     }
 
     /// What is left of a last line without an end.
-    pub(super) fn rest(&mut self) -> Vec<u8> {
+    pub fn rest(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.pending)
     }
 }
@@ -55,27 +80,11 @@ impl Lines {
 /// Length of the first line with its end, or of a full piece of a longer one.
 fn next_piece(bytes: &[u8]) -> Option<usize> {
     let window = &bytes[..bytes.len().min(PIECE_SIZE_BYTES_MAX)];
-    match memchr(window) {
+    match memchr::memchr(b'\n', window) {
         Some(end) => Some(end + 1),
         None if window.len() == PIECE_SIZE_BYTES_MAX => Some(whole_letters(window)),
         None => None,
     }
-}
-
-/// The first line feed, eight bytes at a time.
-fn memchr(bytes: &[u8]) -> Option<usize> {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    const TOPS: u64 = 0x8080_8080_8080_8080;
-    let mut at = 0;
-    while let Some(chunk) = bytes[at..].first_chunk::<8>() {
-        let word = u64::from_le_bytes(*chunk) ^ (ONES * 0x0a);
-        let found = word.wrapping_sub(ONES) & !word & TOPS;
-        if found != 0 {
-            return Some(at + (found.trailing_zeros() / 8) as usize);
-        }
-        at += 8;
-    }
-    bytes[at..].iter().position(|byte| *byte == b'\n').map(|place| at + place)
 }
 
 /// Length without a UTF-8 sequence that is cut at the end.
@@ -87,22 +96,5 @@ fn whole_letters(window: &[u8]) -> usize {
             if std::str::from_utf8(&window[lead..]).is_ok() { window.len() } else { lead }
         }
         _ => window.len(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_first_line_feed_is_found_wherever_it_is() {
-        for length in 0..40 {
-            let mut bytes = vec![b'\x0b'; length];
-            assert_eq!(memchr(&bytes), None);
-            for place in (0..length).rev() {
-                bytes[place] = b'\n';
-                assert_eq!(memchr(&bytes), Some(place), "{length} {place}");
-            }
-        }
     }
 }
