@@ -64,7 +64,6 @@ impl Records {
     }
 
     /// The next record; `Some(None)` is a line that is none.
-    #[expect(clippy::option_option, reason = "whether there is one, and whether it can be read, are two answers")]
     pub fn next_entry(&mut self) -> Option<Option<LogEntry<'_>>> {
         let length = self.next_length()?;
         let record = &self.buffer[self.start..self.start + length];

@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 
 mod clients;
+mod containerd;
 mod events;
 mod health;
 mod host;
@@ -31,6 +32,8 @@ pub fn main(args: Vec<OsString>) -> i32 {
         _ => i32::from(serve::serve().is_err()),
     }
 }
+
+pub use containerd::main as containerd_main;
 
 /// The role `corten init`: the small pid 1 of `--init`; `args` is the program with its arguments, after an optional `--`.
 /// Returns the exit code.

@@ -31,6 +31,9 @@ fn run(program: &OsStr, mut rest: Vec<OsString>) -> i32 {
     if matches!(name, "corten-runtime" | "runc" | "crun") {
         return runtime(name, rest);
     }
+    if name == "containerd-shim-corten-v2" {
+        return containerd_shim(&rest);
+    }
     let role = rest.first().and_then(|word| word.to_str()).unwrap_or_default().to_owned();
     if matches!(role.as_str(), "runtime" | "shim" | "init" | "hello") {
         rest.remove(0);
@@ -51,6 +54,13 @@ fn runtime(name: &str, args: Vec<OsString>) -> i32 {
     ALLOCATOR.open();
     end_with_the_reader();
     corten_cli::runtime::main(name, args, &environment()).into()
+}
+
+fn containerd_shim(args: &[OsString]) -> i32 {
+    let environment = environment();
+    let text = |word: &OsString| word.to_str().map(str::to_owned);
+    let variables = environment.variables.iter().filter_map(|(name, value)| Some((text(name)?, text(value)?)));
+    corten_shim::containerd_main(args, &variables.collect(), &environment.working_directory)
 }
 
 /// Rust ignores SIGPIPE; `corten ps | head -n 1` should end as quietly as any program does.

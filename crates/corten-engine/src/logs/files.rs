@@ -135,15 +135,14 @@ impl Files {
                 total += 1;
             }
         }
-        let mut again = || {
-            Ok(match &mut self.parts[index] {
-                Part::Plain(file, _) => file.rewind()?,
-                Part::Compressed(decoder) => {
-                    let mut file = decoder.get_ref().try_clone()?;
-                    file.rewind()?;
-                    **decoder = flate2::read::GzDecoder::new(file);
-                }
-            })
+        let mut again = || match &mut self.parts[index] {
+            Part::Plain(file, _) => file.rewind(),
+            Part::Compressed(decoder) => {
+                let mut file = decoder.get_ref().try_clone()?;
+                file.rewind()?;
+                **decoder = flate2::read::GzDecoder::new(file);
+                Ok(())
+            }
         };
         again().map_err(|error: std::io::Error| Error::from(error).context("cannot read the log"))?;
         Ok(total)

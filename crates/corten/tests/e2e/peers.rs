@@ -157,3 +157,72 @@ END
     );
     shown.ok().shows("hi\nrun 3").shows("sleep\nexec 7").shows("PAUSED").shows("removed");
 }
+
+#[test]
+fn containerd_uses_our_shim() {
+    let absent = missing(&["containerd", "ctr", "script"]);
+    require!(absent.is_none(), "{}", absent.unwrap());
+    let sandbox = sandbox();
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_corten"), sandbox.work().join("containerd-shim-corten-v2")).unwrap();
+    let shown = run(
+        &sandbox,
+        r#"
+        PATH=$WORK:$PATH
+        cat >"$STATE/config.toml" <<END
+version = 2
+root = "/var/lib/containerd"
+state = "/run/containerd"
+disabled_plugins = ["io.containerd.grpc.v1.cri"]
+[grpc]
+address = "/run/containerd/containerd.sock"
+END
+        serve() { containerd --config "$STATE/config.toml" >>"$STATE/log/containerd" 2>&1 & daemon=$!; ready; }
+        until_shown() { tries=0; until "$@"; do tries=$((tries + 1)); [ $tries -lt 300 ] || return 1; sleep 0.1; done; }
+        ready() { until_shown ctr version >/dev/null 2>&1 || { tail -n 20 "$STATE/log/containerd"; exit 1; }; }
+        serve
+        ctr events >"$STATE/events" 2>/dev/null &
+        follower=$!
+        ctr image import "$WORK/tiny.tar"
+        image=$(ctr image ls -q | head -n 1)
+        start() { ctr run --runtime io.containerd.corten.v2 "$@"; }
+        start --cgroup $CGROUP/one --rm "$image" one sh -c 'echo hi; echo err >&2; exit 3' 2>&1 || echo "run $?"
+        start --cgroup $CGROUP/none --rm "$image" none no-such-program >/dev/null 2>&1 || echo "missing $?"
+        echo typed | start --cgroup $CGROUP/in --rm "$image" in sh -c 'read word; echo "got $word"; cat; echo over'
+        start --cgroup $CGROUP/big --rm "$image" big sh -c 'head -c 3000000 /dev/zero' | wc -c
+        start --cgroup $CGROUP/two -d --memory-limit 67108864 "$image" two sleep 600
+        ctr task exec --exec-id x two sh -c 'cat /proc/1/comm; exit 7' || echo "exec $?"
+        script -qec "ctr task exec -t --exec-id y two sh -c 'tty; stty size >/dev/null && echo sized'" /dev/null </dev/null | tr -d '\r'
+        ctr task pause two && ctr task ls | grep two && ctr task resume two
+        ctr task metrics two | grep -c -i memory
+        ctr task ps two | wc -l
+        # containerd itself may end and come back: the task does not notice.
+        kill $daemon; wait $daemon || true; serve
+        ctr task ls | grep 'two.*RUNNING' && echo still there
+        ctr task kill -s KILL two
+        until_shown sh -c 'ctr task ls | grep -q "two.*STOPPED"'
+        ctr task rm two || echo "killed $?"
+        ctr container rm two && echo removed
+        # A shim that is killed leaves nothing either.
+        start --cgroup $CGROUP/three -d "$image" three sleep 601
+        kill -KILL $(pgrep -f 'containerd-shim-corten-v2.*-id three')
+        until_shown sh -c '! pgrep -x sleep -a | grep -q 601'
+        until_shown sh -c '! ctr task ls | grep -q three' && ctr container rm three && echo gone
+        # A group shares one shim.
+        for name in pod inside; do
+          start --cgroup $CGROUP/$name -d --annotation io.kubernetes.cri.sandbox-id=pod "$image" $name sleep 602
+        done
+        echo "shims $(pgrep -c -f 'containerd-shim-corten-v2.*-namespace')"
+        for name in inside pod; do
+          ctr task kill -s KILL $name; until_shown sh -c "ctr task ls | grep -q '$name.*STOPPED'"
+          ctr task rm $name || true; ctr container rm $name
+        done
+        until_shown sh -c '! pgrep -f containerd-shim-corten-v2.*-namespace >/dev/null' && echo no shim is left
+        kill $follower
+        grep -o '/tasks/[a-z-]*' "$STATE/events" | sort | uniq -c | tr -s ' ' | grep -c -E '/tasks/(create|start|exit|delete|exec-added|exec-started|paused|resumed)'
+        kill $daemon; wait $daemon || true
+        "#,
+    );
+    shown.ok().shows("hi\nerr\nrun 3").shows("missing 1").shows("got typed\nover").shows("3000000");
+    shown.shows("sleep\nexec 7").shows("/dev/pts/0\nsized").shows("PAUSED").shows("still there").shows("killed 137");
+    shown.shows("removed").shows("gone").shows("shims 1").shows("no shim is left\n8");
+}
