@@ -71,6 +71,8 @@ struct Server {
 pub(super) fn serve(words: Words) -> Result<()> {
     corten_sys::exec::close_range(3, u32::MAX).call(|| "close_range(3, ~0)")?;
     rustix::process::setsid().ok();
+    // Started through /proc/self/exe, it would be called `exe`.
+    rustix::thread::set_name(c"containerd-shim").ok();
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).call(|| "prctl(PR_SET_CHILD_SUBREAPER)")?;
     let signals = signal::block_all_and_watch(&[SIGCHLD]).call(|| "signalfd([SIGCHLD])")?;
     let listener = non_blocking(std::io::stdin().as_fd().try_clone_to_owned()?)?;
@@ -123,9 +125,7 @@ impl Server {
         }));
         let behind = polled.len();
         let processes = self.tasks.values().flat_map(|task| std::iter::once(&task.init).chain(task.executed.values()));
-        for relay in processes.filter_map(|process| process.streams.relay.as_ref()) {
-            relay.watch(&mut polled);
-        }
+        processes.for_each(|process| process.streams.watch(&mut polled));
         match poll(&mut polled, None) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno).call(|| "poll"),
@@ -156,12 +156,7 @@ impl Server {
     fn relay(&mut self) {
         for task in self.tasks.values_mut() {
             for process in std::iter::once(&mut task.init).chain(task.executed.values_mut()) {
-                if let Some(relay) = &mut process.streams.relay {
-                    relay.serve();
-                    if !relay.owes() {
-                        process.streams.relay = None;
-                    }
-                }
+                process.streams.serve();
             }
         }
     }

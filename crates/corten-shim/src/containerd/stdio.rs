@@ -1,21 +1,25 @@
 //! The streams of a task: FIFOs that containerd made and the client reads.
 //!
-//! Without a terminal the process has the FIFOs themselves, so that no byte is copied. The shim keeps the other ends open:
-//! a reader that goes away and comes back ends nothing.
+//! Without a terminal the process has the outputs' FIFOs themselves, so that no byte is copied. The shim keeps the other ends
+//! open: a reader that goes away and comes back ends nothing. The input comes through a pipe, into which the kernel moves it:
+//! a FIFO that nobody has opened for writing yet would be at its end at once.
 
 use std::os::fd::{AsFd, OwnedFd};
 
 use corten_sys::Call;
 use corten_types::{Context, Error, ErrorKind, Result};
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, splice};
 
 use crate::launch::null;
 use crate::streams::non_blocking;
 
 /// Bytes copied at a time between a terminal and its FIFOs.
 const COPY_SIZE_BYTES: usize = 16 * 1024;
+/// Bytes moved at a time into a process's input.
+const MOVE_SIZE_BYTES: usize = 64 * 1024;
 
 /// Where a process's streams lead: paths, empty for nowhere.
 #[derive(Debug, Clone, Default)]
@@ -29,8 +33,10 @@ pub(super) struct Paths {
 /// What the shim holds of a process's streams.
 #[derive(Debug, Default)]
 pub(super) struct Streams {
-    /// The writing end of its input, until somebody closes that.
-    input: Option<OwnedFd>,
+    /// What feeds its input, until that is at its end or somebody closes it.
+    feed: Option<Feed>,
+    /// The writing end of a terminal's FIFO, so that it has no end.
+    _input: Option<OwnedFd>,
     /// The other ends of its outputs.
     _outputs: Vec<OwnedFd>,
     /// The terminal.
@@ -40,11 +46,11 @@ pub(super) struct Streams {
 impl Streams {
     /// Opens the FIFOs for a process that has them as its own.
     pub(super) fn open(paths: &Paths, owner: (u32, u32)) -> Result<(Self, [OwnedFd; 3])> {
-        let (stdin, input) = open_input(&paths.stdin)?;
+        let (stdin, feed) = Feed::open(&paths.stdin)?;
         let (stdout, held) = open_output(&paths.stdout, owner)?;
         let (stderr, held_too) = open_output(&paths.stderr, owner)?;
         let outputs = [held, held_too].into_iter().flatten().collect();
-        Ok((Self { input, _outputs: outputs, relay: None }, [stdin, stdout, stderr]))
+        Ok((Self { feed, _input: None, _outputs: outputs, relay: None }, [stdin, stdout, stderr]))
     }
 
     /// Opens the FIFOs that stand before a terminal.
@@ -58,12 +64,91 @@ impl Streams {
             typed: Vec::new(),
             printed: Vec::new(),
         };
-        Ok(Self { input, _outputs: held.into_iter().collect(), relay: Some(relay) })
+        Ok(Self { feed: None, _input: input, _outputs: held.into_iter().collect(), relay: Some(relay) })
     }
 
     /// Nothing more is typed.
     pub(super) fn close_input(&mut self) {
-        self.input = None;
+        // What was typed before is still passed on.
+        if let Some(feed) = &mut self.feed {
+            feed.closes = true;
+        }
+        self.serve();
+    }
+
+    /// Adds what is to be watched.
+    pub(super) fn watch<'a>(&'a self, polled: &mut Vec<PollFd<'a>>) {
+        if let Some(relay) = &self.relay {
+            relay.watch(polled);
+        }
+        if let Some(feed) = &self.feed {
+            polled.push(match feed.is_full {
+                true => PollFd::new(&feed.pipe, PollFlags::OUT),
+                false => PollFd::new(&feed.fifo, PollFlags::IN),
+            });
+        }
+    }
+
+    /// Moves what can be moved now.
+    pub(super) fn serve(&mut self) {
+        if let Some(relay) = &mut self.relay {
+            relay.serve();
+            if !relay.owes() {
+                self.relay = None;
+            }
+        }
+        if self.feed.as_mut().is_some_and(|feed| !feed.serve()) {
+            self.feed = None;
+        }
+    }
+}
+
+/// Moves a FIFO's bytes into the pipe that is the process's input.
+#[derive(Debug)]
+struct Feed {
+    fifo: OwnedFd,
+    pipe: OwnedFd,
+    is_full: bool,
+    /// It ends as soon as nothing is there.
+    closes: bool,
+}
+
+impl Feed {
+    /// The process's input, and what feeds it.
+    fn open(path: &str) -> Result<(OwnedFd, Option<Self>)> {
+        if path.is_empty() {
+            return Ok((null()?, None));
+        }
+        let fifo = open(path, OFlags::RDONLY | OFlags::NONBLOCK)?;
+        if !is_fifo(&fifo)? {
+            return Ok((blocking(fifo)?, None));
+        }
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).call(|| "pipe2(O_CLOEXEC)")?;
+        Ok((reader, Some(Self { fifo, pipe: non_blocking(writer)?, is_full: false, closes: false })))
+    }
+
+    /// Moves what is there; false at the end.
+    fn serve(&mut self) -> bool {
+        loop {
+            // Asked first: without a writer so far there is nothing to read, but no end either.
+            let mut polled = [PollFd::new(&self.fifo, PollFlags::IN)];
+            let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+            let found = poll(&mut polled, Some(&now)).map_or(PollFlags::empty(), |_| polled[0].revents());
+            if !found.contains(PollFlags::IN) {
+                return !self.closes && !found.contains(PollFlags::HUP);
+            }
+            let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
+            match splice(&self.fifo, None, &self.pipe, None, MOVE_SIZE_BYTES, flags) {
+                Ok(1..) => self.is_full = false,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    self.is_full = true;
+                    return true;
+                }
+                // The process reads no more.
+                Ok(_) | Err(_) => return false,
+            }
+        }
     }
 }
 
