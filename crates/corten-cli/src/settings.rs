@@ -30,6 +30,20 @@ impl Settings {
         }
     }
 
+    /// The flags that lead another process of this program to the same engine.
+    pub(crate) fn words(&self, environment: &Environment) -> Result<Vec<String>> {
+        let mut words = Vec::new();
+        for (flag, path) in [("--root", self.root(environment)?), ("--run-root", self.run_root(environment)?)] {
+            let path = environment.absolute(path);
+            let path = path.to_str().ok_or_else(|| Error::invalid(format!("`{}` is not UTF-8", path.display())))?;
+            words.extend([flag.to_owned(), path.to_owned()]);
+        }
+        if self.systemd_cgroup {
+            words.push("--systemd-cgroup".to_owned());
+        }
+        Ok(words)
+    }
+
     /// Opens the engine; an ordinary user's in a user namespace.
     pub(crate) fn engine(&self, environment: &Environment) -> Result<Engine> {
         let root = environment.absolute(self.root(environment)?);

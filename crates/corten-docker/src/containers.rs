@@ -1,5 +1,7 @@
 //! `docker ps`: rows, states in words, filters.
 
+use std::collections::BTreeMap;
+
 use corten_engine::{Container, HealthStatus, MountSource, State};
 use corten_types::{Error, Reference, Result};
 use jiff::Timestamp;
@@ -8,7 +10,7 @@ use crate::filter::{Filters, Pattern};
 use crate::table::{ListFormat, field, header};
 use crate::template::Value;
 use crate::template::format::quote;
-use crate::units::{go_time, moment, since};
+use crate::units::{go_time, human_size, moment, since};
 
 /// Filters of `ps`.
 pub const FILTERS: [&str; 11] =
@@ -174,18 +176,31 @@ pub struct View {
     pub quiet: bool,
     /// `--no-trunc`
     pub no_trunc: bool,
+    /// `-s`
+    pub has_sizes: bool,
+    /// Bytes written and bytes in all, by id; filled where the format shows them.
+    pub sizes: BTreeMap<String, (u64, u64)>,
+}
+
+impl View {
+    /// Whether sizes are to be shown, which takes a walk through every container's layer.
+    pub fn shows_sizes(&self) -> bool {
+        !self.quiet && (self.has_sizes || self.format.as_deref().is_some_and(|format| format.contains(".Size")))
+    }
 }
 
 /// The text of `ps`.
 pub fn list(containers: &[Container], view: &View, now: Timestamp) -> Result<String> {
+    let sized = format!("{TABLE}\t{{{{.Size}}}}");
     let format = match (view.quiet, view.format.as_deref().unwrap_or("table")) {
         (true, "raw") => "container_id: {{.ID}}",
         (true, _) => "{{.ID}}",
+        (false, "table" | "") if view.has_sizes => sized.as_str(),
         (false, "table" | "") => TABLE,
         (false, "raw") => RAW,
         (false, custom) => custom,
     };
-    let rows: Vec<Value> = containers.iter().map(|container| row(container, !view.no_trunc, now)).collect();
+    let rows: Vec<Value> = containers.iter().map(|container| row(container, view, now)).collect();
     ListFormat::parse(format)?.render(&titles(), &rows)
 }
 
@@ -221,7 +236,8 @@ fn titles() -> Value {
     ])
 }
 
-fn row(container: &Container, truncates: bool, now: Timestamp) -> Value {
+fn row(container: &Container, view: &View, now: Timestamp) -> Value {
+    let truncates = !view.no_trunc;
     let config = &container.config;
     let short = |text: String, length| if truncates { ellipsis(&text, length) } else { text };
     let created = moment(&config.created);
@@ -245,7 +261,7 @@ fn row(container: &Container, truncates: bool, now: Timestamp) -> Value {
             field("Ports", ""),
             field("State", state_word(container.life.state)),
             field("Status", status(container, now)),
-            field("Size", "0B"),
+            field("Size", size(view.sizes.get(&config.id).copied().unwrap_or_default())),
             field("Labels", all_labels.join(",")),
             field("Mounts", sources.join(",")),
             field("LocalVolumes", "0"),
@@ -254,6 +270,12 @@ fn row(container: &Container, truncates: bool, now: Timestamp) -> Value {
             field("Label", label),
         ],
     )
+}
+
+/// `2B (virtual 4.2MB)`
+fn size((written, whole): (u64, u64)) -> String {
+    let written = human_size(written, 3);
+    if whole == 0 { written } else { format!("{written} (virtual {})", human_size(whole, 3)) }
 }
 
 /// The network that a container is on: until bridges exist, the default is none.

@@ -37,12 +37,12 @@ pub struct Host<'a> {
     pub has_cgroup2: bool,
 }
 
-/// The document of a container.
-pub fn container(container: &Container, host: Host<'_>) -> Value {
+/// The document of a container; `sizes` (`-s`) are the bytes that it wrote and the bytes of its root.
+pub fn container(container: &Container, host: Host<'_>, sizes: Option<(u64, u64)>) -> Value {
     let config = &container.config;
     let args = config.args();
     let file = |name: &str| path(&container.directory.join(name));
-    document! {
+    let value = document! {
         "Id": config.id.as_str(),
         "Created": config.created.as_str(),
         "Path": args.first().map_or("", String::as_str),
@@ -66,7 +66,12 @@ pub fn container(container: &Container, host: Host<'_>) -> Value {
         "Mounts": Value::list(config.mounts.iter().filter_map(mount)),
         "Config": container_config(container),
         "NetworkSettings": network_settings(container),
-    }
+    };
+    let (Some((written, whole)), Value::Object(object)) = (sizes, &value) else { return value };
+    let mut fields = object.fields.clone();
+    let at = fields.iter().position(|(name, _)| name == "Mounts").unwrap_or(fields.len());
+    fields.splice(at..at, [field("SizeRw", number(written)), field("SizeRootFs", number(whole))]);
+    Value::document(fields)
 }
 
 /// The directories that make the root, in docker's names; the root itself is mounted for its supervisor alone.

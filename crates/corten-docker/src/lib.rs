@@ -16,6 +16,7 @@ pub mod images;
 pub mod inspect;
 pub mod registry;
 pub mod search;
+pub mod stats;
 pub mod system;
 pub mod table;
 pub mod template;

@@ -8,6 +8,7 @@
 //! ROOT/containers/ID/state.json     where it is in its life, how it ended; the shim writes it
 //! ROOT/containers/ID/hostname …     files bound into the container; ID-json.log is its output
 //! ROOT/names/NAME                   a link to containers/ID/id, which holds the ID: a name is taken once
+//! ROOT/usage.log                    what ended runs used, a line each; kept when containers go
 //! ROOT/events.log                   what happened, a line each; every process adds to it and may follow it
 //! RUN/containers/ID/alive           locked by the shim for as long as it lives
 //! RUN/containers/ID/{config.json,rootfs}   the bundle
@@ -42,6 +43,8 @@ pub mod security;
 mod spec;
 mod start;
 mod state;
+mod usage;
+mod why;
 
 pub use attach::{Console, Exit, Parted, Running, Signals};
 pub use cdi::is_name as is_cdi_name;
@@ -53,6 +56,7 @@ pub use corten_types::runtime_spec::DeviceRule;
 pub use corten_types::shim::{
     Attach, Health, HealthCheck, HealthStatus, LogDriver, LogOptions, RestartPolicy, RootMount, UnhealthyAction,
 };
+pub use corten_types::usage::Usage;
 pub use detach_keys::DetachKeys;
 pub use engine::{Created, Engine, EngineOptions};
 pub use events::{EventFilter, Followed};
@@ -71,3 +75,5 @@ pub use request::{
 pub use resources::{DeviceRate, Resources};
 pub use rootless::{Rootless, enter as enter_rootless};
 pub use state::{BadTransition, Event, State, next};
+pub use usage::UsageTotal;
+pub use why::{Step, Story};

@@ -21,6 +21,8 @@ const STOP_TIMEOUT_SECONDS: i64 = 10;
 const SIGTERM: i32 = 15;
 /// Name of the file that stands in a container's directory while its name changes.
 pub(crate) const RENAMING: &str = "renaming";
+/// Name of the configuration that is about to take the place of the present one.
+const NEXT_CONFIG: &str = "config.json.next";
 
 /// What `update` changes; `None` stays.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -234,9 +236,15 @@ impl Engine {
     }
 
     fn write_config(&self, directory: &Root, config: &ContainerConfig) -> Result<()> {
+        self.prepare_config(directory, config)?;
+        directory.rename(NEXT_CONFIG, CONFIG, rustix::fs::RenameFlags::empty())
+    }
+
+    /// Writes the configuration beside the one in force.
+    fn prepare_config(&self, directory: &Root, config: &ContainerConfig) -> Result<()> {
         let json = serde_json::to_vec(config)
             .map_err(|error| Error::new(ErrorKind::Internal, "cannot encode the container").caused_by(error))?;
-        atomic::replace(directory, CONFIG, &json, 0o600, Durability::Durable)
+        atomic::replace(directory, NEXT_CONFIG, &json, 0o600, Durability::Durable)
     }
 
     /// Changes an existing container; what the kernel allows at once, the rest at its next start. Says which waits.
@@ -279,9 +287,13 @@ impl Engine {
                 later.push("the environment changes at the next start".to_owned());
             }
         }
-        // First where it can be refused.
-        self.update_living(&container, update)?;
-        self.write_config(&directory, &config)?;
+        // What can fail for want of room comes first, what can be refused next; then nothing is left but a rename.
+        self.prepare_config(&directory, &config)?;
+        if let Err(error) = self.update_living(&container, update) {
+            directory.remove_file(NEXT_CONFIG)?;
+            return Err(error);
+        }
+        directory.rename(NEXT_CONFIG, CONFIG, rustix::fs::RenameFlags::empty())?;
         self.tell(&id, "update", config.attributes());
         Ok(later)
     }

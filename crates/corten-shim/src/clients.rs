@@ -8,6 +8,7 @@ use corten_types::{Error, ErrorKind, Result};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::events;
@@ -19,6 +20,8 @@ pub(crate) const CLIENTS_MAX: usize = 256;
 /// Bytes read at a time.
 const READ_SIZE_BYTES: usize = 16 * 1024;
 const SIGKILL: i32 = 9;
+/// Most letters of a command line that are told.
+const COMMAND_LENGTH_MAX: usize = 200;
 
 /// One connection.
 pub(crate) struct Client {
@@ -55,6 +58,16 @@ impl Client {
             Err(errno) => matches!(errno, Errno::AGAIN | Errno::INTR),
         }
     }
+}
+
+/// Who is at the other end: its command line, process and user, as the kernel tells.
+fn sender(socket: &OwnedFd) -> String {
+    let Ok(peer) = rustix::net::sockopt::socket_peercred(socket) else { return "unknown".to_owned() };
+    let (pid, user) = (peer.pid.as_raw_nonzero().get(), peer.uid.as_raw());
+    let line = corten_fs::root::read_ambient(Path::new(&format!("/proc/{pid}/cmdline")), 64 * 1024);
+    let line = String::from_utf8_lossy(&line.unwrap_or_default()).replace('\0', " ");
+    let line: String = line.trim_end().chars().filter(|c| !c.is_control()).take(COMMAND_LENGTH_MAX).collect();
+    format!("`{line}` (process {pid}, user {user})")
 }
 
 impl Supervisor {
@@ -96,6 +109,9 @@ impl Supervisor {
     fn answer(&mut self, index: usize, request: Request) -> bool {
         let beside = std::mem::take(&mut self.clients[index].beside);
         let id = self.clients[index].id;
+        if matches!(request, Request::Signal { .. } | Request::Stop { .. }) {
+            self.asker = sender(&self.clients[index].socket);
+        }
         let done = |result: Result<()>| result.map(|()| (Event::Done, Vec::new()));
         let answer: Answer = match request {
             Request::Launch(_) => Err(Error::new(ErrorKind::Conflict, "this supervisor has a container already")),
@@ -105,6 +121,7 @@ impl Supervisor {
             Request::Resume => done(self.pause(false)),
             Request::Attach(wanted) => self.attach(wanted),
             Request::Update(update) => done(self.update(*update)),
+            Request::Usage => Ok((Event::Usage(Box::new(self.meter.sample())), Vec::new())),
             Request::Exec(exec) => self.exec(id, *exec, beside),
         };
         let client = &self.clients[index];
@@ -143,7 +160,8 @@ impl Supervisor {
         };
         signal::pidfd_send_signal(started.pidfd.as_fd(), number)
             .call(|| format!("pidfd_send_signal(<init>, {number})"))?;
-        events::tell(&self.launch, "kill", &[("signal", number.to_string())]);
+        let asker = [("sender", std::mem::take(&mut self.asker))];
+        events::explain(&self.launch, "kill", &[("signal", number.to_string())], &asker);
         if self.record.state == "paused" && (ends || number == SIGKILL) {
             self.pause(false)?;
         }

@@ -8,9 +8,15 @@ use corten_types::shim::Launch;
 
 /// Tells what happened. A disk that is full costs the line, never the container.
 pub(crate) fn tell(launch: &Launch, action: impl Into<String>, more: &[(&str, String)]) {
+    explain(launch, action, more, &[]);
+}
+
+/// As [`tell`], with what docker's events do not say and `corten why` does.
+pub(crate) fn explain(launch: &Launch, action: impl Into<String>, more: &[(&str, String)], details: &[(&str, String)]) {
     let mut attributes: BTreeMap<String, String> = launch.attributes.clone();
     attributes.extend(more.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
-    let record = EventRecord::container(&launch.id, action, attributes);
+    let mut record = EventRecord::container(&launch.id, action, attributes);
+    record.details.extend(details.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
     let (Some(parent), Some(name)) = (launch.events.parent(), launch.events.file_name().and_then(|name| name.to_str()))
     else {
         return;

@@ -189,7 +189,14 @@ impl Supervisor {
         self.write_record()?;
         self.plan_next(now);
         if status != before {
-            events::tell(&self.launch, format!("health_status: {}", status.as_str()), &[]);
+            let last = self.record.health.as_ref().and_then(|health| health.log.last());
+            let details: Vec<_> = last
+                .filter(|_| status == HealthStatus::Unhealthy)
+                .map(|result| [("output", result.output.clone()), ("exitCode", result.exit_code.to_string())])
+                .into_iter()
+                .flatten()
+                .collect();
+            events::explain(&self.launch, format!("health_status: {}", status.as_str()), &[], &details);
             if status == HealthStatus::Unhealthy {
                 self.act(check.on_unhealthy)?;
             }
@@ -206,6 +213,7 @@ impl Supervisor {
 
     fn act(&mut self, action: UnhealthyAction) -> Result<()> {
         let (stop_signal, timeout_ms) = self.launch.stop;
+        self.asker = "its health check failed (`--health-on-failure`)".to_owned();
         match action {
             UnhealthyAction::None => Ok(()),
             UnhealthyAction::Kill => self.signal(SIGKILL, false),

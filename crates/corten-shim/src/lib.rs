@@ -15,11 +15,11 @@ mod init;
 mod launch;
 mod life;
 mod log;
-mod oom;
 mod processes;
 mod serve;
 mod streams;
 mod supervisor;
+mod usage;
 
 /// The role `corten shim`: serves one container over the socket that is its standard input. Returns the exit code.
 ///

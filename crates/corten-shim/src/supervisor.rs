@@ -16,9 +16,9 @@ use rustix::process::{WaitOptions, WaitStatus};
 use crate::clients::{CLIENTS_MAX, Client};
 use crate::health::Checks;
 use crate::launch::{self, Place};
-use crate::oom::Counter;
 use crate::processes::Executed;
 use crate::streams::{Streams, has_terminal, non_blocking};
+use crate::usage::Meter;
 use crate::{events, life};
 
 const SIGKILL: i32 = 9;
@@ -51,6 +51,8 @@ pub(crate) enum Phase {
 struct Ended {
     code: u8,
     oom_killed: bool,
+    /// The signal that ended it.
+    signal: Option<i32>,
 }
 
 /// The state of the poll loop.
@@ -66,7 +68,9 @@ pub(crate) struct Supervisor {
     pub(crate) phase: Phase,
     pub(crate) executed: Vec<Executed>,
     pub(crate) checks: Option<Checks>,
-    memory: Option<Counter>,
+    pub(crate) meter: Meter,
+    /// Who asked for what is being done.
+    pub(crate) asker: String,
     /// When SIGKILL follows a signal that asked for the end.
     pub(crate) kill_at: Option<Instant>,
     /// The user wants an end: no policy starts it again.
@@ -101,7 +105,7 @@ impl Supervisor {
         // From here on config.json in the run directory is the only copy: it is large, and every container has one.
         launch.spec = Box::default();
         launch.spec.process = Some(corten_types::runtime_spec::Process { terminal, ..Default::default() });
-        let delay_ms = launch.restart_delay_ms.0;
+        let (delay_ms, id) = (launch.restart_delay_ms.0, launch.id.clone());
         let mut supervisor = Self {
             launch,
             place,
@@ -114,7 +118,8 @@ impl Supervisor {
             phase: Phase::Running(started),
             executed: Vec::new(),
             checks: None,
-            memory: Counter::of(pid),
+            meter: Meter::of(pid, &id),
+            asker: String::new(),
             kill_at: None,
             ends: false,
             restarts_once: false,
@@ -131,7 +136,7 @@ impl Supervisor {
             stderr: opened.stderr.is_some(),
         })?;
         frame.extend(encode(&Event::Started { pid })?);
-        events::tell(&supervisor.launch, "start", &[]);
+        events::explain(&supervisor.launch, "start", &[], &[("pid", pid.to_string())]);
         // A launcher that is gone already does not stop the container.
         channel::send(&socket, &frame, &opened.descriptors()).ok();
         drop(opened);
@@ -171,8 +176,8 @@ impl Supervisor {
                 Ok(Some((pid, status))) => {
                     let code = exit_code(status);
                     if matches!(&self.phase, Phase::Running(started) if started.pid == pid) {
-                        let oom_killed = self.memory.as_ref().is_some_and(Counter::has_killed);
-                        ended = Some(Ended { code, oom_killed });
+                        let oom_killed = self.meter.has_killed();
+                        ended = Some(Ended { code, oom_killed, signal: status.terminating_signal() });
                     } else if self.checks.as_ref().and_then(Checks::pid) == Some(pid) {
                         self.end_check(code)?;
                     } else {
@@ -214,17 +219,37 @@ impl Supervisor {
             }
         }
         let (code, oom_killed) = (ended.code, ended.oom_killed);
+        self.tell_end(ended, restarts);
         self.tell_all(&Event::Exited { code, oom_killed, restarts });
-        if oom_killed {
-            events::tell(&self.launch, "oom", &[]);
-        }
-        let seconds = self.run_began.elapsed().as_secs().to_string();
-        events::tell(&self.launch, "die", &[("exitCode", code.to_string()), ("execDuration", seconds)]);
+        self.keep_usage(code);
         if restarts {
             // Clients of the run that ended have all they get.
             launch::runtime(&self.launch).delete(&self.launch.id, true)?;
         }
         Ok(())
+    }
+
+    /// The end, and what led to it, for everybody who follows.
+    fn tell_end(&mut self, ended: Ended, restarts: bool) {
+        if ended.oom_killed {
+            let usage = self.meter.sample();
+            let numbers = [
+                ("memoryLimitBytes", usage.memory_limit_bytes.to_string()),
+                ("memoryPeakBytes", usage.memory_peak_bytes.to_string()),
+                ("memoryFailures", usage.memory_failures.to_string()),
+                ("oomKills", usage.oom_kills.to_string()),
+            ];
+            events::explain(&self.launch, "oom", &[], &numbers);
+        }
+        let seconds = self.run_began.elapsed().as_secs().to_string();
+        let mut details = Vec::new();
+        details.extend(ended.signal.map(|signal| ("signal", signal.to_string())));
+        if restarts && let Phase::Waiting(moment) = self.phase {
+            let left = moment.saturating_duration_since(Instant::now());
+            details.push(("restartsInMs", left.as_millis().to_string()));
+        }
+        let more = [("exitCode", ended.code.to_string()), ("execDuration", seconds)];
+        events::explain(&self.launch, "die", &more, &details);
     }
 
     fn wants_restart(&self, code: u8) -> bool {
@@ -240,6 +265,7 @@ impl Supervisor {
         let now = Instant::now();
         if self.kill_at.is_some_and(|moment| moment <= now) {
             self.kill_at = None;
+            self.asker = "the time that it had to end in ran out".to_owned();
             // It may end in this moment.
             self.signal(SIGKILL, self.ends).ok();
         }
@@ -248,6 +274,7 @@ impl Supervisor {
         }
         if matches!(self.phase, Phase::Running(_)) {
             self.run_checks(now)?;
+            self.meter.keep_time(now);
         }
         Ok(())
     }
@@ -258,7 +285,8 @@ impl Supervisor {
             _ => None,
         };
         let checks = self.checks.as_ref().and_then(Checks::due);
-        [waiting, self.kill_at, checks].into_iter().flatten().min()
+        let sample = if waiting.is_none() { self.meter.due() } else { None };
+        [waiting, self.kill_at, checks, sample].into_iter().flatten().min()
     }
 
     fn start_again(&mut self) -> Result<()> {
@@ -270,7 +298,7 @@ impl Supervisor {
         match started {
             Ok(started) => {
                 let pid = started.pid.as_raw_nonzero().get();
-                self.memory = Counter::of(pid);
+                self.meter = Meter::of(pid, &self.launch.id);
                 self.record.state = "running".to_owned();
                 self.record.pid = pid;
                 self.record.restart_count += 1;
@@ -281,7 +309,8 @@ impl Supervisor {
                 self.run_began = Instant::now();
                 self.begin_checks();
                 self.write_record()?;
-                events::tell(&self.launch, "start", &[]);
+                let restarted = [("pid", pid.to_string()), ("restart", self.record.restart_count.to_string())];
+                events::explain(&self.launch, "start", &[], &restarted);
                 self.tell_all(&Event::Started { pid });
             }
             Err(error) => {

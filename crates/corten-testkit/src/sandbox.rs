@@ -302,7 +302,11 @@ fn is_kept(leak: &str) -> bool {
         return leak.ends_with("/corten");
     }
     let Some(path) = leak.strip_prefix("file: ") else { return false };
-    path.ends_with("lock") || path.contains("/root/events.log") || path.ends_with("/store") || is_empty_directory(path)
+    path.ends_with("lock")
+        || path.contains("/root/events.log")
+        || path.contains("/root/usage.log")
+        || path.ends_with("/store")
+        || is_empty_directory(path)
 }
 
 fn is_empty_directory(path: &str) -> bool {

@@ -23,6 +23,9 @@ pub struct EventRecord {
     pub id: String,
     /// What else is known.
     pub attributes: BTreeMap<String, String>,
+    /// What docker's events do not tell: why it happened, and the numbers of that moment.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub details: BTreeMap<String, String>,
 }
 
 impl EventRecord {
@@ -34,6 +37,7 @@ impl EventRecord {
             action: action.into(),
             id: id.to_owned(),
             attributes,
+            details: BTreeMap::new(),
         }
     }
 }

@@ -11,6 +11,7 @@ pub mod reference;
 pub mod runtime_spec;
 pub mod shim;
 pub mod time;
+pub mod usage;
 
 pub use digest::Digest;
 pub use error::{Context, Error, ErrorKind, Result};

@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::runtime_spec::{Resources, Spec};
+use crate::usage::Usage;
 use crate::{Error, ErrorKind, Result};
 
 mod life;
@@ -190,6 +191,8 @@ pub enum Request {
     Attach(Attach),
     /// Change something.
     Update(Box<Update>),
+    /// Say what the running program has used.
+    Usage,
 }
 
 /// What a supervisor tells every client.
@@ -215,6 +218,8 @@ pub enum Event {
         /// Whether error came.
         stderr: bool,
     },
+    /// What the running program has used.
+    Usage(Box<Usage>),
     /// The further process runs.
     ExecStarted {
         /// On the host.

@@ -4,7 +4,7 @@ use super::Command;
 use super::flag::{Flag, many, one, switch};
 use super::rows;
 use super::tables::{ANY, command};
-use crate::commands::{exec, lifecycle, logs, manage, start};
+use crate::commands::{exec, generate, lifecycle, logs, manage, start, stats, why};
 
 const SIGNAL: Flag = one("signal", "SIGNAL", "Signal to send").short('s');
 const TIMEOUT: Flag = one("timeout", "SECONDS", "Time until SIGKILL; -1 is for ever").short('t');
@@ -147,10 +147,53 @@ Limits, policies, checks and labels change at once; what waits for the next star
     ..command(&["update"], "Change containers", manage::update)
 };
 pub(super) const TOP: Command = Command {
-    operands: "CONTAINER [PS OPTIONS]",
-    arity: (1, ANY),
+    operands: "[CONTAINER [PS OPTIONS]]",
+    arity: (0, ANY),
     ends_at_operand: true,
-    ..command(&["top"], "Show the processes of a container", manage::top)
+    notes: "\
+Without a container every running one is shown in the terminal: CPU, memory, I/O and network as sparklines (Corten's own).
+Keys: j and k choose, l shows the log, s starts a shell inside, q quits.",
+    ..command(&["top"], "Show the processes of a container, or what all containers use", manage::top)
+};
+pub(super) const STATS: Command = Command {
+    operands: "[CONTAINER...]",
+    arity: (0, ANY),
+    flags: &[
+        switch("all", "Show containers that do not run too").short('a'),
+        one("format", "FORMAT", "table, table TEMPLATE, json or a Go template"),
+        switch("no-stream", "Show one sample and end"),
+        switch("no-trunc", "Show whole ids"),
+    ],
+    ..command(&["stats"], "Show what containers use", stats::run)
+};
+pub(super) const PORT: Command = Command {
+    operands: "CONTAINER [PORT[/PROTOCOL]]",
+    arity: (1, 2),
+    ..command(&["port"], "Show the published ports of a container", stats::port)
+};
+pub(super) const WHY: Command = Command {
+    operands: "CONTAINER",
+    arity: (1, 1),
+    flags: &[one("format", "FORMAT", "json or a Go template")],
+    notes: "Also of a container that was removed, as long as the event log knows it.",
+    ..command(&["why"], "Tell why a container is as it is: what happened, and who or what did it", why::run)
+};
+pub(super) const USAGE: Command = Command {
+    operands: "[CONTAINER...]",
+    arity: (0, ANY),
+    flags: &[
+        one("format", "FORMAT", "table, table TEMPLATE, json or a Go template"),
+        many("label", "NAME[=VALUE]", "Only containers with this label").short('l'),
+    ],
+    notes: "\
+All runs of a container together, also of one that was removed. GB-HOURS is memory over time; FAILURES counts how often a
+limit was hit.",
+    ..command(&["usage"], "Show what containers have used since they were created", stats::usage)
+};
+pub(super) const GENERATE_SYSTEMD: Command = Command {
+    flags: &[one("name", "CONTAINER", "A unit for this container alone")],
+    notes: "Without --name the unit calls `corten boot`: corten generate systemd >/etc/systemd/system/corten.service",
+    ..command(&["generate", "systemd"], "Print a unit of systemd that starts containers", generate::systemd)
 };
 pub(super) const PRUNE: Command = Command {
     flags: &[many("filter", "NAME=VALUE", "label, label!, until"), switch("force", "Do not ask").short('f')],

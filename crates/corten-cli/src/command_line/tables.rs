@@ -8,9 +8,10 @@ use super::{Command, Group, containers};
 use crate::commands;
 
 /// Words that lead to further commands.
-pub(crate) const GROUPS: [Group; 6] = [
+pub(crate) const GROUPS: [Group; 7] = [
     Group { name: "artifact", about: "Manage artifacts in registries" },
     Group { name: "container", about: "Manage containers" },
+    Group { name: "generate", about: "Write files for other programs" },
     Group { name: "image", about: "Manage images" },
     Group { name: "manifest", about: "Manage lists of manifests" },
     Group { name: "registry", about: "Serve images to others" },
@@ -162,7 +163,7 @@ const PS: &[Flag] = &[
     switch("latest", "Show the newest container in any state").short('l'),
     switch("no-trunc", "Show whole values"),
     switch("quiet", "Show ids alone").short('q'),
-    switch("size", "Show sizes").short('s').later("sizes of containers come with `system df`"),
+    switch("size", "Show sizes").short('s'),
 ];
 
 const RM: &[Flag] = &[
@@ -181,7 +182,7 @@ const RMI: &[Flag] = &[
 ];
 
 const FORMAT: Flag = one("format", "FORMAT", "json or a Go template").short('f');
-const SIZE: Flag = switch("size", "Show sizes").short('s').later("sizes of containers come with `system df`");
+const SIZE: Flag = switch("size", "Show what containers wrote, and their size in all").short('s');
 
 const INSPECT: &[Flag] = &[FORMAT, SIZE, one("type", "TYPE", "container or image")];
 const INSPECT_CONTAINER: &[Flag] = &[FORMAT, SIZE];
@@ -333,6 +334,10 @@ pub(crate) static COMMANDS: &[Command] = &[
     containers::LOGS,
     containers::UPDATE,
     containers::TOP,
+    containers::STATS,
+    containers::PORT,
+    containers::WHY,
+    containers::USAGE,
     containers::EVENTS,
     containers::BOOT,
     Command {
@@ -476,6 +481,9 @@ SOURCE and DESTINATION are one of
     Command { path: &["container", "logs"], ..containers::LOGS },
     Command { path: &["container", "update"], ..containers::UPDATE },
     Command { path: &["container", "top"], ..containers::TOP },
+    Command { path: &["container", "stats"], ..containers::STATS },
+    Command { path: &["container", "port"], ..containers::PORT },
+    containers::GENERATE_SYSTEMD,
     containers::PRUNE,
     Command { path: &["system", "events"], ..containers::EVENTS },
     Command { path: &["container", "ls"], aliases: &["ps", "list"], ..PS_COMMAND },
@@ -565,11 +573,9 @@ pub(crate) const LATER: &[&str] = &[
     "network",
     "node",
     "plugin",
-    "port",
     "secret",
     "service",
     "stack",
-    "stats",
     "swarm",
     "trust",
     "volume",

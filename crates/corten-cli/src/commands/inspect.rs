@@ -56,10 +56,11 @@ fn show(context: &mut Context<'_>, parsed: &Parsed, wanted: Wanted) -> Result<u8
     };
     let engine = context.engine()?;
     let host = Host { driver: "overlay", has_cgroup2: Path::new("/sys/fs/cgroup/cgroup.controllers").exists() };
+    let has_sizes = wanted != Wanted::Image && parsed.is_on("size");
     let mut documents = Vec::new();
     let mut code = 0;
     for name in &parsed.operands {
-        match find(&engine, name, wanted, platform.as_ref(), host) {
+        match find(&engine, name, wanted, platform.as_ref(), host, has_sizes) {
             Ok(document) => documents.push(document),
             Err(error) => {
                 context.report(&error);
@@ -86,10 +87,26 @@ fn render(template: &Template, documents: &[Value]) -> Result<String> {
     Ok(if documents.is_empty() { "\n".to_owned() } else { text })
 }
 
-fn find(engine: &Engine, name: &str, wanted: Wanted, platform: Option<&Platform>, host: Host<'_>) -> Result<Value> {
+fn find(
+    engine: &Engine,
+    name: &str,
+    wanted: Wanted,
+    platform: Option<&Platform>,
+    host: Host<'_>,
+    has_sizes: bool,
+) -> Result<Value> {
     if wanted != Wanted::Image {
         match engine.container(name.trim_start_matches('/')) {
-            Ok(container) => return Ok(inspect::container(&container, host)),
+            Ok(container) => {
+                let sizes = match has_sizes {
+                    true => {
+                        let written = engine.written_bytes(&container)?;
+                        Some((written, engine.image_bytes(&container) + written))
+                    }
+                    false => None,
+                };
+                return Ok(inspect::container(&container, host, sizes));
+            }
             Err(error) if error.kind() != ErrorKind::NotFound || wanted == Wanted::Container => return Err(error),
             Err(_) => {}
         }

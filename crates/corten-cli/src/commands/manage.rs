@@ -46,9 +46,12 @@ pub(crate) fn update(context: &mut Context<'_>, parsed: &Parsed) -> Result<u8, F
     Ok(code)
 }
 
-/// `top`: the host's `ps`, never a program of the container.
+/// `top`: the host's `ps`, never a program of the container; without a name every container in a terminal.
 pub(crate) fn top(context: &mut Context<'_>, parsed: &Parsed) -> Result<u8, Failure> {
-    let text = context.engine()?.top(&parsed.operands[0], &parsed.operands[1..])?;
+    let Some((name, options)) = parsed.operands.split_first() else {
+        return Ok(super::monitor::run(context)?);
+    };
+    let text = context.engine()?.top(name, options)?;
     context.print(&text)?;
     Ok(0)
 }
@@ -75,22 +78,26 @@ pub(crate) fn prune(context: &mut Context<'_>, parsed: &Parsed) -> Result<u8, Fa
             None => labels.contains_key(wanted),
         })
     };
-    let mut removed = Vec::new();
+    let (mut removed, mut bytes) = (Vec::new(), 0);
     for container in engine.containers()? {
         let config = &container.config;
         if ended(container.life.state)
             && filters.match_labels(&config.labels)
             && !unwanted(&config.labels)
             && until.as_ref().is_none_or(|until| config.created < *until)
-            && engine.remove(&config.id, false).is_ok()
         {
-            removed.push(config.id.clone());
+            let written = engine.written_bytes(&container)?;
+            // What was started or removed meanwhile stays.
+            if engine.remove(&config.id, false).is_ok() {
+                removed.push(config.id.clone());
+                bytes += written;
+            }
         }
     }
     if !removed.is_empty() {
         context.print(&format!("Deleted Containers:\n{}\n\n", removed.join("\n")))?;
     }
-    context.print(&format!("Total reclaimed space: {}\n", human_size(0, 4)))?;
+    context.print(&format!("Total reclaimed space: {}\n", human_size(bytes, 4)))?;
     Ok(0)
 }
 

@@ -7,6 +7,7 @@ pub(crate) mod disk;
 pub(crate) mod documents;
 pub(crate) mod exec;
 pub(crate) mod foreground;
+pub(crate) mod generate;
 pub(crate) mod history;
 pub(crate) mod image_mount;
 pub(crate) mod images;
@@ -19,6 +20,7 @@ pub(crate) mod login;
 pub(crate) mod logs;
 pub(crate) mod manage;
 pub(crate) mod manifest;
+pub(crate) mod monitor;
 pub(crate) mod prune;
 pub(crate) mod ps;
 pub(crate) mod pull;
@@ -32,8 +34,10 @@ pub(crate) mod save;
 pub(crate) mod search;
 pub(crate) mod squash;
 pub(crate) mod start;
+pub(crate) mod stats;
 pub(crate) mod tag;
 pub(crate) mod version;
+pub(crate) mod why;
 
 use std::io::Write;
 

@@ -19,7 +19,13 @@ pub(crate) fn run(context: &mut Context<'_>, parsed: &Parsed) -> Result<u8, Fail
         filters: Filters::parse(&parsed.list("filter"), &FILTERS, &FILTERS_LATER)?,
     };
     let format = parsed.last("format").filter(|format| !format.is_empty()).map(str::to_owned);
-    let view = View { format, quiet: parsed.is_on("quiet"), no_trunc: parsed.is_on("no-trunc") };
+    let mut view = View {
+        format,
+        quiet: parsed.is_on("quiet"),
+        no_trunc: parsed.is_on("no-trunc"),
+        has_sizes: parsed.is_on("size"),
+        ..View::default()
+    };
     if view.quiet && view.format.is_some() {
         context.warn("WARNING: Ignoring custom format, because both --format and --quiet are set.");
     }
@@ -28,6 +34,12 @@ pub(crate) fn run(context: &mut Context<'_>, parsed: &Parsed) -> Result<u8, Fail
     let engine = context.engine()?;
     let ids = |image: &str| engine.store().resolve(image).map(|image| vec![image.id.to_string()]).unwrap_or_default();
     let containers = selection.select(engine.containers()?, ids)?;
+    if view.shows_sizes() {
+        for container in &containers {
+            let written = engine.written_bytes(container)?;
+            view.sizes.insert(container.config.id.clone(), (written, engine.image_bytes(container) + written));
+        }
+    }
     let text = list(&containers, &view, now()).map_err(relabel)?;
     context.print(&text)?;
     Ok(0)

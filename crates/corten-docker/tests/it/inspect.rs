@@ -79,7 +79,7 @@ fn order(document: &Value) -> Vec<String> {
 
 #[test]
 fn a_container_is_shown_as_docker_shows_it() {
-    compare(include_str!("data/container.json"), &inspect::container(&exited(), HOST));
+    compare(include_str!("data/container.json"), &inspect::container(&exited(), HOST, None));
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn an_image_is_shown_as_docker_shows_it() {
 
 #[test]
 fn templates_see_what_docker_s_see() {
-    let document = inspect::container(&exited(), HOST);
+    let document = inspect::container(&exited(), HOST, None);
     let render = |template: &str| Template::parse("", template).unwrap().render(&document).map_err(|e| e.to_string());
     for (template, text) in [
         ("{{.State.Status}} {{.State.ExitCode}}", "exited 3"),

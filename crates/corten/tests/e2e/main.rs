@@ -33,6 +33,7 @@ mod sources;
 mod stdio;
 mod supervisor;
 mod terminal;
+mod watch;
 
 use corten_testkit::{Identity, Sandbox};
 
