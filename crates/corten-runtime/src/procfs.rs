@@ -36,3 +36,12 @@ pub(crate) fn verify(procfs: OwnedFd) -> Result<OwnedFd> {
     }
     Ok(procfs)
 }
+
+/// The processes in the pid namespace of process `pid`, itself among them; none where it has ended.
+pub(crate) fn of_pid_namespace(pid: i32) -> Vec<i32> {
+    let namespace = |pid: i32| rustix::fs::readlink(format!("/proc/{pid}/ns/pid"), Vec::new()).ok();
+    let Some(wanted) = namespace(pid) else { return Vec::new() };
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| namespace(*pid).as_ref() == Some(&wanted)).collect()
+}

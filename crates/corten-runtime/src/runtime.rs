@@ -365,9 +365,17 @@ impl Runtime {
         }
     }
 
-    /// Host pids of every process of the container.
+    /// Host pids of every process of the container: those of its cgroup, and where it has none (an ordinary user's), those
+    /// of its pid namespace.
     pub fn processes(&self, id: &str) -> Result<Vec<i32>> {
-        self.open(id)?.cgroup()?.pids()
+        let container = self.open(id)?;
+        let cgroup = container.cgroup()?;
+        match container.record.init {
+            Some(init) if cgroup.hierarchy_count() == 0 && container.has_own_pid_namespace()? => {
+                Ok(crate::procfs::of_pid_namespace(init.pid))
+            }
+            _ => cgroup.pids(),
+        }
     }
 
     /// Changes limits while it lives.
