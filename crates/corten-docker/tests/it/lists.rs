@@ -10,7 +10,7 @@ use corten_engine::{Container, State};
 use crate::{IMAGE_ID, exited, image, now, running};
 
 fn ps(format: Option<&str>, quiet: bool, no_trunc: bool) -> String {
-    let view = containers::View { format: format.map(str::to_owned), quiet, no_trunc, ..View::default() };
+    let view = containers::View { format: format.map(str::to_owned), quiet, no_trunc, ..containers::View::default() };
     containers::list(&[running(), exited()], &view, now()).unwrap()
 }
 
