@@ -319,7 +319,7 @@ impl Supervisor {
                 self.record.error = error.one_line();
                 self.record.restart_count += 1;
                 self.run_began = Instant::now();
-                self.end_run(Ended { code, oom_killed: false })?;
+                self.end_run(Ended { code, oom_killed: false, signal: None })?;
             }
         }
         Ok(())
