@@ -12,13 +12,13 @@ mod schema;
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use corten_fs::Root;
 use corten_sys::Call;
 use corten_types::{Digest, Error, ErrorKind, Reference, Result};
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior, params};
 use rustix::fs::{CWD, FileType, Mode};
 use rustix::io::Errno;
 
@@ -115,7 +115,7 @@ impl Database {
         };
         let mut found = version(&connection)?;
         if found == 0 {
-            connection.pragma_update(None, "journal_mode", "WAL")?;
+            keep_a_log(&connection)?;
         }
         if found < VERSION {
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -216,6 +216,20 @@ impl Database {
             let row = params![name, identity, manifest.to_string()];
             transaction.execute("INSERT OR REPLACE INTO builtin VALUES (?1, ?2, ?3)", row).map(drop)
         })
+    }
+}
+
+/// Lets a new database keep a write-ahead log. Only one process at a time may say so, and SQLite waits for none here: two
+/// that read and want to write would wait for each other.
+fn keep_a_log(connection: &Connection) -> rusqlite::Result<()> {
+    let end = Instant::now() + BUSY_TIMEOUT;
+    loop {
+        let result = connection.pragma_update(None, "journal_mode", "WAL");
+        let is_busy = result.as_ref().is_err_and(|error| error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy));
+        if !is_busy || Instant::now() > end {
+            return result;
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
