@@ -175,13 +175,9 @@ fn word_behind(text: &str, name: &str) -> Option<String> {
 
 /// The kernel's log counts from the machine's start.
 fn moment(microseconds: u64) -> (i64, u32) {
-    let running = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     let (seconds, nanoseconds) = corten_types::time::now();
-    let to_duration = |seconds: i64, nanoseconds: i64| {
-        Duration::new(u64::try_from(seconds).unwrap_or(0), u32::try_from(nanoseconds).unwrap_or(0))
-    };
-    let now = to_duration(seconds, nanoseconds.into());
-    let started = now.saturating_sub(to_duration(running.tv_sec, running.tv_nsec));
+    let now = Duration::new(u64::try_from(seconds).unwrap_or(0), nanoseconds);
+    let started = now.saturating_sub(corten_sys::clock::since_start());
     let then = started + Duration::from_micros(microseconds);
     (i64::try_from(then.as_secs()).unwrap_or(0), then.subsec_nanos())
 }

@@ -5,6 +5,7 @@
 pub mod arena;
 pub mod bpf;
 pub mod channel;
+pub mod clock;
 pub mod clone;
 pub mod exec;
 pub mod launcher;

@@ -130,7 +130,7 @@ fn top_runs_nothing_of_the_image() {
     let image = Image::tiny().layer(folders.into_iter().chain(trap).collect());
     let source = image.write_layout(&sandbox.work().join("layout"));
     sandbox.corten(["run", "-d", "--name", "box", &source, "sleep", "600"]).ok();
-    sandbox.corten(["top", "box"]).ok().shows("sleep 600");
+    sandbox.corten(["top", "box", "-o", "pid,args"]).ok().shows("sleep 600");
     sandbox.corten(["top", "box", "-o", "pid,comm"]).ok().shows("sleep");
     sandbox.corten(["exec", "box", "cat", "/ran"]).code(1).complains("No such file");
     sandbox.corten(["rm", "-f", "box"]).ok();
