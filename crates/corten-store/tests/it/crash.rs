@@ -111,11 +111,15 @@ fn a_kill_at_any_moment_is_repaired() {
     let archive = archive();
     std::fs::write(sandbox.dir.path().join(ARCHIVE), &archive).unwrap();
     let mut killed = 0;
-    for round in 0..40u64 {
+    // About what a load takes on this machine: learnt from who still lived.
+    let mut life = Duration::from_millis(60);
+    for round in 0..40 {
         let mut child = child(&sandbox);
-        // Spread over the whole life of a load, which takes some tens of milliseconds.
-        wait(Duration::from_micros(500 + round * 1500));
-        killed += u32::from(child.try_wait().unwrap().is_none());
+        // Spread over the whole of it.
+        wait(life * (1 + round * 7 % 40) / 40);
+        let is_alive = child.try_wait().unwrap().is_none();
+        killed += u32::from(is_alive);
+        life = if is_alive { life * 9 / 8 } else { life * 2 / 3 };
         child.kill().unwrap();
         child.wait().unwrap();
 

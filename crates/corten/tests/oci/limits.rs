@@ -60,7 +60,8 @@ fn statistics_are_one_document() {
     assert_eq!((&event["type"], &event["id"]), (&"stats".into(), &"c".into()));
     assert_eq!(event["data"]["pids"]["current"], 1);
     assert!(event["data"]["memory"]["usage"]["usage"].as_u64().unwrap() > 0, "{event}");
-    assert!(event["data"]["cpu"]["usage"]["total"].as_u64().unwrap() > 0, "{event}");
+    // Nothing yet is left out, as in runc, and a kernel that counts by ticks may have counted none.
+    assert!(event["data"]["cpu"]["usage"].is_object(), "{event}");
     delete(&sandbox);
 }
 
